@@ -1,0 +1,15 @@
+"""Fine-tuning of generative control policies (flow, diffusion) with off-policy RL, on Stable-Baselines3."""
+
+from pathlib import Path
+
+from ogpo_sb3 import presets
+from ogpo_sb3.envs.chunking import ChunkActionWrapper
+from ogpo_sb3.envs.registry import register_environments
+from ogpo_sb3.evaluation import evaluate
+from ogpo_sb3.ogpo import OGPO, OGPOCA, OGPOChi2, OGPOPlus
+
+__version__ = (Path(__file__).parent / "version.txt").read_text().strip()
+
+register_environments()
+
+__all__ = ["OGPO", "OGPOCA", "ChunkActionWrapper", "OGPOChi2", "OGPOPlus", "evaluate", "presets"]

@@ -1,0 +1,65 @@
+"""A callback that writes full checkpoints, and how to find them again."""
+
+import os
+import pathlib
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from ogpo_sb3.common.saving import CHECKPOINT_SUFFIX
+
+
+class FullCheckpointCallback(BaseCallback):
+    """
+    A full checkpoint every ``save_freq`` environment steps; older ones of the same run are removed only after the new one
+    is complete.
+
+    :param save_freq: environment steps between two checkpoints
+    :param save_path: folder
+    :param name_prefix: files are called <prefix>_<steps>_steps.ckpt
+    :param keep: how many of the newest to keep; None for all
+    :param verbose: 2 prints each file
+    """
+
+    def __init__(
+        self,
+        save_freq: int,
+        save_path: str | os.PathLike[str],
+        name_prefix: str = "run",
+        keep: int | None = 2,
+        verbose: int = 0,
+    ):
+        super().__init__(verbose)
+        if save_freq < 1 or (keep is not None and keep < 1):
+            raise ValueError(f"save_freq and keep must be at least 1, found {save_freq} and {keep}")
+        self.save_freq, self.keep = int(save_freq), keep
+        self.save_path, self.name_prefix = pathlib.Path(save_path), name_prefix
+        self._next = 0
+
+    def _on_training_start(self) -> None:
+        self._next = self.num_timesteps + self.save_freq
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        # Between rollouts everything collected is stored and all owed updates are done: nothing is half-way.
+        if self.model.num_timesteps < self._next:
+            return
+        self._next = self.model.num_timesteps + self.save_freq
+        path = self.save_path / f"{self.name_prefix}_{self.model.num_timesteps}_steps{CHECKPOINT_SUFFIX}"
+        self.model.save_checkpoint(path)  # type: ignore[attr-defined]
+        if self.verbose >= 2:
+            print(f"Saved the checkpoint {path}")
+        if self.keep is not None:
+            for old in checkpoints(self.save_path, self.name_prefix)[: -self.keep]:
+                old.unlink(missing_ok=True)
+
+
+def checkpoints(folder: str | os.PathLike[str], name_prefix: str = "run") -> list[pathlib.Path]:
+    """
+    :param folder: of a :class:`FullCheckpointCallback`
+    :param name_prefix: its prefix
+    :return: its files, oldest (fewest steps) first
+    """
+    found = pathlib.Path(folder).glob(f"{name_prefix}_*_steps{CHECKPOINT_SUFFIX}")
+    return sorted(found, key=lambda path: int(path.name.removesuffix(f"_steps{CHECKPOINT_SUFFIX}").rsplit("_", 1)[1]))

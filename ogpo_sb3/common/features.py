@@ -1,0 +1,214 @@
+"""Networks on observations: normalisation, features, the generative actor and the critic ensemble."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from ogpo_sb3.critics import CriticEnsemble
+from ogpo_sb3.gcp import Chain, GenerativeControlPolicy
+
+
+class ObservationNormalizer(nn.Module):
+    """
+    Fixed standardisation of vector observations; images and discrete entries pass unchanged.
+
+    The statistics are buffers: they travel with every saved policy. Identity until :meth:`fit` is called.
+
+    :param observation_space: Box or Dict space (anything else passes through)
+    :param clip: standardised values are clamped to +- this
+    """
+
+    def __init__(self, observation_space: spaces.Space, clip: float = 10.0):
+        super().__init__()
+        self.clip = clip
+        self.is_dict = isinstance(observation_space, spaces.Dict)
+        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+        self.keys = [k for k, s in parts.items() if isinstance(s, spaces.Box) and not is_image_space(s, True)]
+        for i, key in enumerate(self.keys):
+            shape = parts[key].shape or ()
+            self.register_buffer(f"mean_{i}", th.zeros(shape))
+            self.register_buffer(f"std_{i}", th.ones(shape))
+
+    def fit(self, observations: np.ndarray | dict[str, np.ndarray]) -> None:
+        """
+        :param observations: (n, ...) raw observations, or a dict of them; all keys of the space
+        """
+        for i, key in enumerate(self.keys):
+            values = np.asarray(observations[key] if isinstance(observations, dict) else observations, dtype=np.float64)
+            mean, std = getattr(self, f"mean_{i}"), getattr(self, f"std_{i}")
+            mean.copy_(th.as_tensor(values.mean(axis=0)))
+            # An entry that never moved carries no scale: leave it centred rather than blow up its first change.
+            spread = values.std(axis=0)
+            std.copy_(th.as_tensor(np.where(spread < 1e-3, 1.0, spread)))
+
+    def forward(self, obs: PyTorchObs) -> PyTorchObs:
+        """
+        :param obs: preprocessed observation(s), (B, ...) or a dict
+        """
+        out = dict(obs) if isinstance(obs, dict) else {"": obs}
+        for i, key in enumerate(self.keys):
+            out[key] = ((out[key] - getattr(self, f"mean_{i}")) / getattr(self, f"std_{i}")).clamp(-self.clip, self.clip)
+        return out if self.is_dict else out[""]
+
+
+class FeatureModel(BaseModel):
+    """
+    A model on features: preprocessing, optional normalisation, features extractor.
+
+    :param keys: entries of a Dict observation that this model sees (all when None)
+    :param normalize_observations: standardise vector observations
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(self, *args: Any, keys: Sequence[str] | None = None, normalize_observations: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.keys = list(keys) if keys is not None else None
+        self.normalize_observations = normalize_observations
+        self.normalizer = ObservationNormalizer(self.observation_space) if normalize_observations else None
+        self.features_extractor = self.make_features_extractor()
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """The extractor sees only ``keys`` of a Dict observation (asymmetric actor and critic)."""
+        space = self.observation_space
+        if self.keys is not None:
+            if not isinstance(space, spaces.Dict):
+                raise ValueError(f"actor_keys and critic_keys name entries of a Dict observation, found {space}")
+            missing = [key for key in self.keys if key not in space.spaces]
+            if missing or not self.keys:
+                raise ValueError(
+                    f"observation keys {missing or self.keys} are not among the observation's {list(space.spaces)}"
+                )
+            space = spaces.Dict({key: space.spaces[key] for key in self.keys})
+        return self.features_extractor_class(space, **self.features_extractor_kwargs)
+
+    def features(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: batch of observations as the replay buffer or ``obs_to_tensor`` gives them
+        :return: (B, F)
+        """
+        processed = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        if self.normalizer is not None:
+            processed = self.normalizer(processed)
+        return self.features_extractor(processed)
+
+
+class GCPActor(FeatureModel, BasePolicy):
+    """
+    Features and a generative control policy; can be saved and loaded alone.
+
+    :param gcp_class: family of the policy
+    :param gcp_kwargs: its constructor arguments beyond the dimensions
+    """
+
+    latent: th.Tensor
+
+    def __init__(self, *args: Any, gcp_class: type[GenerativeControlPolicy], gcp_kwargs: dict[str, Any], **kwargs: Any):
+        super().__init__(*args, squash_output=True, **kwargs)
+        self.gcp_class, self.gcp_kwargs = gcp_class, gcp_kwargs
+        action_dim = get_action_dim(self.action_space)
+        self.gcp = gcp_class(self.features_extractor.features_dim, action_dim, **gcp_kwargs)
+        # One latent for predict(deterministic=True). A draw, not zeros: zero can lie between the modes.
+        self.register_buffer("latent", th.randn(action_dim))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            gcp_class=self.gcp_class,
+            gcp_kwargs=self.gcp_kwargs,
+            keys=self.keys,
+            normalize_observations=self.normalize_observations,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+        )
+        return data
+
+    def sample(self, obs: PyTorchObs, noise: th.Tensor | None = None) -> th.Tensor:
+        """
+        Deterministic sampler (ODE).
+
+        :param obs: observations
+        :param noise: (B, D) latents; fresh when None
+        :return: (B, D) in [-1, 1]
+        """
+        return self.gcp.sample(self.features(obs), noise)
+
+    def sample_chain(self, obs: PyTorchObs, n: int = 1) -> Chain:
+        """
+        Stochastic sampler (SDE), n chains per observation, chains of one observation adjacent.
+
+        :param obs: observations (B)
+        :param n: chains per observation
+        """
+        return self.gcp.sample_chain(self.features(obs).repeat_interleave(n, dim=0))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self._predict(obs, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        features = self.features(observation)
+        if deterministic:
+            return self.gcp.sample(features, self.latent.expand(len(features), -1))
+        return self.gcp.sample_chain(features).actions
+
+
+class ChunkCritic(FeatureModel):
+    """
+    Features and a critic ensemble.
+
+    :param n_critics: M
+    :param net_arch: widths of the hidden layers
+    :param layer_norm: LayerNorm in the critics
+    :param activation_fn: activation of the critics
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        n_critics: int,
+        net_arch: Sequence[int],
+        layer_norm: bool,
+        activation_fn: type[nn.Module],
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        action_dim = get_action_dim(self.action_space)
+        self.ensemble = CriticEnsemble(
+            self.features_extractor.features_dim, action_dim, n_critics, net_arch, layer_norm, activation_fn
+        )
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations (B)
+        :param actions: (B, D), or (B, G, D) for G actions per observation
+        :return: (M, B), or (M, B, G)
+        """
+        features = self.features(obs)
+        if actions.dim() == 2:
+            return self.ensemble(features, actions)
+        batch, group, _ = actions.shape
+        q = self.ensemble(features.repeat_interleave(group, dim=0), actions.flatten(0, 1))
+        return q.view(-1, batch, group)
+
+
+def frozen_copy(module: nn.Module) -> Any:
+    """A copy in evaluation mode whose parameters are never trained."""
+    return copy.deepcopy(module).requires_grad_(False).train(False)
+
+
+def default_features_extractor(observation_space: spaces.Space) -> type[BaseFeaturesExtractor]:
+    """
+    :param observation_space: CombinedExtractor for Dict, NatureCNN for images, FlattenExtractor otherwise
+    """
+    if isinstance(observation_space, spaces.Dict):
+        return CombinedExtractor
+    return NatureCNN if is_image_space(observation_space) else FlattenExtractor

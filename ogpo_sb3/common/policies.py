@@ -1,0 +1,305 @@
+"""Policies: a generative actor with its slow copies, a critic ensemble with its target."""
+
+import copy
+import inspect
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from ogpo_sb3.common.features import ChunkCritic, GCPActor, default_features_extractor, frozen_copy
+from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.critics import aggregate
+from ogpo_sb3.gcp import FlowGCP, GenerativeControlPolicy
+
+
+class GCPPolicy(BasePolicy):
+    """
+    Actor, EMA actor (the behaviour and old policy), optional slow actor, critic ensemble and target.
+
+    One class serves Box, image and Dict observations: the features extractor follows from the observation space.
+
+    :param observation_space: observation space
+    :param action_space: (chunked) Box action space
+    :param lr_schedule: learning rate at construction
+    :param net_arch: hidden layers: a list for both, or dict(pi=[...], qf=[...]); default four of 512
+    :param critic_net_arch: hidden layers of the critic, in place of ``net_arch``'s
+    :param activation_fn: activation of actor and critics
+    :param n_critics: M, heads of the ensemble
+    :param critic_layer_norm: LayerNorm in the critics
+    :param features_extractor_class: chosen from the observation space when None
+    :param features_extractor_kwargs: its arguments
+    :param normalize_images: divide uint8 images by 255
+    :param normalize_observations: standardise vector observations; statistics come from the demonstrations, else from the
+        steps before ``learning_starts``, and are stored in the policy
+    :param actor_keys: entries of a Dict observation the actor sees
+    :param critic_keys: entries of a Dict observation the critic sees
+    :param optimizer_class: AdamW by default
+    :param optimizer_kwargs: for both optimisers; default weight decay 0 (actor) and 1e-5 (critic)
+    :param best_of_n: candidates of the behaviour policy, ranked by the target critic (OGPO 4.4); 1 for none
+    :param subsample_bon: rank by the minimum of two random heads per candidate, else of all heads
+    :param slow_actor: keep a slow copy of the actor (for the chi2 and KL penalties)
+    :param gcp_kwargs: everything else goes to the generative policy: denoising_steps, noise_std, noise_schedule,
+        sde_correction, ratio_norm, clip_intermediate, ... (see :class:`ogpo_sb3.gcp.FlowGCP`)
+    :raises TypeError: an argument that neither the policy nor its generative family knows
+    """
+
+    gcp_class: ClassVar[type[GenerativeControlPolicy]]
+    actor: GCPActor
+    actor_ema: GCPActor
+    actor_slow: GCPActor | None
+    critic: ChunkCritic
+    critic_target: ChunkCritic
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        critic_net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.GELU,
+        n_critics: int = 10,
+        critic_layer_norm: bool = True,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        normalize_observations: bool = False,
+        actor_keys: Sequence[str] | None = None,
+        critic_keys: Sequence[str] | None = None,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        best_of_n: int = 1,
+        subsample_bon: bool = True,
+        slow_actor: bool = False,
+        **gcp_kwargs: Any,
+    ):
+        known = set(inspect.signature(self.gcp_class).parameters) - {"features_dim", "action_dim", "net_arch", "activation_fn"}
+        unknown = sorted(set(gcp_kwargs) - known)
+        if unknown:
+            raise TypeError(f"policy_kwargs {unknown} are unknown to {type(self).__name__} and {self.gcp_class.__name__}")
+        if features_extractor_class is None:
+            features_extractor_class = default_features_extractor(observation_space)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            copy.deepcopy(features_extractor_kwargs),
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+        )
+        self.net_arch = [512, 512, 512, 512] if net_arch is None else net_arch
+        self.critic_net_arch = critic_net_arch
+        self.activation_fn = activation_fn
+        self.n_critics = n_critics
+        self.critic_layer_norm = critic_layer_norm
+        self.normalize_observations = normalize_observations
+        self.actor_keys, self.critic_keys = actor_keys, critic_keys
+        self.best_of_n, self.subsample_bon = best_of_n, subsample_bon
+        self.slow_actor = slow_actor
+        self.gcp_kwargs = gcp_kwargs
+        self._build(lr_schedule)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.actor = self.make_actor()
+        self.actor_ema = frozen_copy(self.actor)
+        self.actor_slow = frozen_copy(self.actor) if self.slow_actor else None
+        self.critic = self.make_critic()
+        self.critic_target = frozen_copy(self.critic)
+        self.actor.optimizer = self.make_optimizer(self.actor, lr_schedule(1), weight_decay=0.0)
+        self.critic.optimizer = self.make_optimizer(self.critic, lr_schedule(1), weight_decay=1e-5)
+
+    def _model_kwargs(self) -> dict[str, Any]:
+        return dict(
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            normalize_images=self.normalize_images,
+            normalize_observations=self.normalize_observations,
+        )
+
+    def make_actor(self) -> GCPActor:
+        """A new actor with fresh parameters."""
+        net_arch, _ = get_actor_critic_arch(self.net_arch)
+        gcp_kwargs = dict(net_arch=net_arch, activation_fn=self.activation_fn, **self.gcp_kwargs)
+        return GCPActor(**self._model_kwargs(), keys=self.actor_keys, gcp_class=self.gcp_class, gcp_kwargs=gcp_kwargs)
+
+    def make_critic(self) -> ChunkCritic:
+        """A new critic with fresh parameters."""
+        _, net_arch = get_actor_critic_arch(self.net_arch)
+        return ChunkCritic(
+            **self._model_kwargs(),
+            keys=self.critic_keys,
+            n_critics=self.n_critics,
+            net_arch=net_arch if self.critic_net_arch is None else self.critic_net_arch,
+            layer_norm=self.critic_layer_norm,
+            activation_fn=self.activation_fn,
+        )
+
+    def make_optimizer(self, module: nn.Module, lr: float, **defaults: Any) -> th.optim.Optimizer:
+        """
+        :param module: whose parameters are trained
+        :param lr: learning rate
+        :param defaults: arguments that ``optimizer_kwargs`` overrides
+        """
+        return self.optimizer_class(module.parameters(), lr=lr, **{**defaults, **(self.optimizer_kwargs or {})})  # type: ignore[call-arg]
+
+    def add_slow_actor(self) -> None:
+        """Begin to keep a slow actor, equal to the EMA actor now."""
+        self.slow_actor = True
+        if self.actor_slow is None:
+            self.actor_slow = frozen_copy(self.actor_ema)
+
+    def actor_copies(self) -> list[GCPActor]:
+        """The actor and whatever follows it."""
+        return [self.actor, self.actor_ema] + ([self.actor_slow] if self.actor_slow is not None else [])
+
+    def synchronise_actors(self) -> None:
+        """Make the online actor and the slow actor equal to the EMA actor (after pre-training, before RL)."""
+        state = self.actor_ema.state_dict()
+        for actor in (self.actor, self.actor_slow):
+            if actor is not None:
+                actor.load_state_dict(state)
+
+    def fit_normalizer(self, observations: np.ndarray | dict[str, np.ndarray]) -> None:
+        """
+        Set the observation statistics of every network.
+
+        :param observations: (n, ...) raw observations, or a dict of them
+        """
+        for model in (*self.actor_copies(), self.critic, self.critic_target):
+            if model.normalizer is not None:
+                model.normalizer.fit(observations)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the policy alone, atomically: with ``pretrained_policy=path`` every algorithm can start from it.
+
+        :param path: file name
+        """
+        content = {
+            "state_dict": self.state_dict(),
+            "data": self._get_constructor_parameters(),
+            "policy_class": type(self).__name__,
+            "gcp_names": sorted(self.gcp_kwargs),
+        }
+        with atomic_write(path) as file:
+            th.save(content, file)
+
+    def load_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """
+        Start from a BC checkpoint: its EMA actor becomes actor, EMA actor and slow actor; critics keep their parameters and
+        take over the observation statistics.
+
+        :param path: file written by :meth:`save`
+        :raises ValueError: another family of policies, other spaces or another architecture
+        """
+        saved = read_policy_file(path, self.device)
+        if saved["policy_class"] != type(self).__name__:
+            raise ValueError(f"{path} holds a {saved['policy_class']}, wanted a {type(self).__name__}")
+        for name in ("observation_space", "action_space"):
+            if saved["data"][name] != getattr(self, name):
+                raise ValueError(f"{path} was trained with {name} {saved['data'][name]}, wanted {getattr(self, name)}")
+        prefix = "actor_ema."
+        state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
+        own = self.actor_ema.state_dict()
+        for name in sorted(own.keys() | state.keys()):
+            found = tuple(state[name].shape) if name in state else "nothing"
+            wanted = tuple(own[name].shape) if name in own else "nothing"
+            if found != wanted:
+                raise ValueError(f"{path} has another architecture: {name} is {found}, policy_kwargs want {wanted}")
+        self.actor_ema.load_state_dict(state)
+        self.synchronise_actors()
+        if self.actor_ema.normalizer is not None:
+            for critic in (self.critic, self.critic_target):
+                assert critic.normalizer is not None
+                critic.normalizer.load_state_dict(self.actor_ema.normalizer.state_dict())
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            lr_schedule=self._dummy_schedule,
+            net_arch=self.net_arch,
+            critic_net_arch=self.critic_net_arch,
+            activation_fn=self.activation_fn,
+            n_critics=self.n_critics,
+            critic_layer_norm=self.critic_layer_norm,
+            features_extractor_class=self.features_extractor_class,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            normalize_observations=self.normalize_observations,
+            actor_keys=self.actor_keys,
+            critic_keys=self.critic_keys,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+            best_of_n=self.best_of_n,
+            subsample_bon=self.subsample_bon,
+            slow_actor=self.slow_actor,
+            **self.gcp_kwargs,
+        )
+        return data
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self._predict(obs, deterministic=deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Deterministic: one ODE sample of the EMA actor from its stored latent. Otherwise the behaviour policy: an SDE
+        sample of the EMA actor, the best of N by the target critic where ``best_of_n`` is above 1.
+        """
+        if deterministic or self.best_of_n == 1:
+            return self.actor_ema(observation, deterministic)
+        candidates = self.actor_ema.sample_chain(observation, self.best_of_n).actions
+        return self.best_candidate(observation, candidates.view(-1, self.best_of_n, candidates.shape[-1]))
+
+    def best_candidate(self, observation: PyTorchObs, candidates: th.Tensor) -> th.Tensor:
+        """
+        :param observation: observations (B)
+        :param candidates: (B, N, D)
+        :return: (B, D), the candidate that the target critic ranks first
+        """
+        q = self.critic_target(observation, candidates)
+        how = "subsample" if self.subsample_bon and self.n_critics > 1 else "min"
+        # Flattened, so that the random pair of heads is independent per candidate (OGPO 4.4).
+        score = aggregate(q.flatten(1), how).view(q.shape[1:])
+        return candidates[th.arange(len(candidates), device=candidates.device), score.argmax(dim=1)]
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Targets, the EMA and the slow actor always stay in evaluation mode."""
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+
+class FlowPolicy(GCPPolicy):
+    """Policy with a flow-matching actor, for Box, image and Dict observations. See :class:`GCPPolicy`."""
+
+    gcp_class = FlowGCP
+
+
+def read_policy_file(path: str | os.PathLike[str], device: th.device | str = "cpu") -> dict[str, Any]:
+    """
+    :param path: file written by :meth:`GCPPolicy.save`
+    :param device: where its tensors go
+    :return: state_dict, data (constructor arguments), policy_class, gcp_names
+    :raises ValueError: no such file, or a file of another kind
+    """
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"pretrained_policy {str(path)!r} does not exist")
+    try:
+        content = th.load(path, map_location=device, weights_only=False)
+    except Exception as error:  # torch raises many kinds for a file that is not its own
+        raise ValueError(f"pretrained_policy {str(path)!r} cannot be read as a policy file ({error})") from error
+    if not isinstance(content, dict) or "policy_class" not in content:
+        raise ValueError(f"pretrained_policy {str(path)!r} is no file of model.policy.save(...)")
+    return content

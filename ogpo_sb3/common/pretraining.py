@@ -1,0 +1,258 @@
+"""Behaviour cloning before RL: from demonstrations to one BC checkpoint that every algorithm can start from."""
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.utils import polyak_update, update_learning_rate
+
+from ogpo_sb3.common.buffers import ChunkReplayBuffer
+from ogpo_sb3.common.errors import TrainingDivergedError
+from ogpo_sb3.common.policies import GCPPolicy, read_policy_file
+from ogpo_sb3.common.progress import progress
+from ogpo_sb3.common.schedules import Schedule, schedule_value
+from ogpo_sb3.envs.chunking import chunk_size_of
+from ogpo_sb3.envs.registry import task_of
+
+if TYPE_CHECKING:
+    from ogpo_sb3.demonstrations import DemonstrationSet
+
+# Keeps tanh-like inverses finite and matches the official code's clipping of data-set actions.
+_ACTION_LIMIT = 1.0 - 1e-5
+# Constructor arguments of a policy that belong to its actor: taken over from a BC checkpoint where the user gave none.
+_ACTOR_KWARGS = (
+    "net_arch",
+    "activation_fn",
+    "features_extractor_class",
+    "features_extractor_kwargs",
+    "normalize_images",
+    "normalize_observations",
+    "actor_keys",
+)
+
+
+def adopt_checkpoint(path: str | pathlib.Path, policy_kwargs: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+    """
+    What a model must share with the BC checkpoint it starts from.
+
+    :param path: file written by ``model.policy.save``
+    :param policy_kwargs: the user's, which win
+    :return: the checkpoint's chunk size and completed policy_kwargs
+    """
+    content = read_policy_file(path)
+    saved = content["data"]
+    adopted = {name: saved[name] for name in (*_ACTOR_KWARGS, *content["gcp_names"])}
+    return chunk_size_of(saved["action_space"]), {**adopted, **(policy_kwargs or {})}
+
+
+class PretrainingMixin(OffPolicyAlgorithm):
+    """Demonstrations, behaviour cloning and BC checkpoints of :class:`GCPOffPolicyAlgorithm`."""
+
+    policy: GCPPolicy
+    actor_tau: float
+    max_grad_norm: float
+    bc_steps: int
+    clip_bc: float | None
+    offline_ratio: float
+    demonstrations: Any
+    pretrained_policy: str | pathlib.Path | None
+    bc_lr_schedule: Schedule
+
+    def _init_pretraining(self) -> None:
+        self.pretrained = False  # a BC policy exists: it explores before learning_starts
+        self.bc_history: list[dict[str, float]] = []  # update, loss and, where evaluated, success of pre-training
+        self._n_bc_updates = 0
+        self._bc_done = False
+        self._bc_optimizer_state: dict[str, Any] | None = None
+        self._demonstration_set: DemonstrationSet | None = None
+        self.demonstration_buffer: ChunkReplayBuffer | None = None
+
+    def _pretraining_excluded(self) -> list[str]:
+        return ["_bc_optimizer_state", "_demonstration_set", "demonstration_buffer"]
+
+    def _setup_pretraining(self) -> None:
+        self._demonstration_set, self.demonstration_buffer = None, None
+        if self.pretrained_policy is not None and not self.pretrained:
+            self.policy.load_pretrained(self.pretrained_policy)
+            self.pretrained = True
+        if getattr(self, "demonstrations", None) is not None and self.env is not None:
+            self._demonstration_set = self._load_demonstrations()
+            if self.offline_ratio > 0:
+                self.demonstration_buffer = self._make_demonstration_buffer(self._demonstration_set)
+
+    @property
+    def pretraining_due(self) -> bool:
+        """Behaviour cloning was asked for and has not been finished."""
+        return self.bc_steps > 0 and not self._bc_done
+
+    # -- data -----------------------------------------------------------------------------------------------------
+
+    def _single_step_space(self) -> spaces.Box:
+        """The action space of one environment step."""
+        space = self.action_space
+        assert isinstance(space, spaces.Box)
+        if chunk_size_of(space) == 1:
+            return space
+        dim = get_action_dim(space) // chunk_size_of(space)
+        return spaces.Box(space.low[:dim], space.high[:dim], dtype=space.low.dtype.type)
+
+    def _load_demonstrations(self) -> "DemonstrationSet":
+        from ogpo_sb3.demonstrations import load  # reads formats through optional libraries: not at import time
+
+        assert self.env is not None
+        demos = load(self.demonstrations)
+        task = task_of(self.env)
+        if task is not None:
+            spec = self.env.get_attr("spec", indices=0)[0]
+            demos = task.adapt(demos, **spec.kwargs)
+        demos = demos.for_space(self.observation_space)
+        demos.validate_for(self.observation_space, self._single_step_space())
+        return demos
+
+    def _scaled(self, actions: np.ndarray) -> np.ndarray:
+        """Single-step actions (n, d) in [-1, 1], the scale of the policy and the replay buffer."""
+        space = self._single_step_space()
+        low, high = space.low.reshape(-1), space.high.reshape(-1)
+        scaled = 2.0 * (actions - low) / (high - low) - 1.0
+        return scaled.clip(-_ACTION_LIMIT, _ACTION_LIMIT).astype(np.float32)
+
+    def _make_demonstration_buffer(self, demos: "DemonstrationSet") -> ChunkReplayBuffer:
+        if demos.rewards is None:
+            raise ValueError(
+                f"offline_ratio={self.offline_ratio} trains critics on the demonstrations, but {demos.source} has no rewards"
+            )
+        buffer = ChunkReplayBuffer(
+            demos.n_steps,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            chunk_size=chunk_size_of(self.action_space),
+            gamma=self.gamma,
+        )
+        ends = np.zeros(demos.n_steps, dtype=bool)
+        ends[demos.episode_ends - 1] = True
+        terminals = np.zeros_like(ends) if demos.terminals is None else demos.terminals.astype(bool)
+        buffer.add_dataset(
+            demos.observations,
+            self._scaled(demos.actions),
+            demos.rewards,
+            terminals,
+            ends & ~terminals,
+            final_observations=demos.final_observations,
+            successes=demos.successes,
+        )
+        return buffer
+
+    # -- behaviour cloning ----------------------------------------------------------------------------------------
+
+    def pretrain(
+        self,
+        steps: int | None = None,
+        eval_freq: int | None = None,
+        n_eval_episodes: int = 50,
+        eval_env: Any = None,
+        progress_bar: bool = True,
+        checkpoint: str | pathlib.Path | None = None,
+        checkpoint_freq: int = 10_000,
+    ) -> "PretrainingMixin":
+        """
+        Clone the demonstrations by flow matching (OGPO section 2); the result is the EMA actor, which the online actor and
+        the slow actor are set to at the end. Called by ``learn`` where it is due; goes on where it was interrupted.
+
+        :param steps: updates in all; ``bc_steps`` by default
+        :param eval_freq: evaluate every so many updates; by default twenty times with ``clip_bc``, else never
+        :param n_eval_episodes: episodes per evaluation, always on the same seeds, ODE sampler, EMA weights
+        :param eval_env: environment or id to evaluate in; by default one made like the training environment
+        :param progress_bar: show rate and remaining time
+        :param checkpoint: write a full checkpoint there every ``checkpoint_freq`` updates
+        :param checkpoint_freq: see ``checkpoint``
+        :raises ValueError: there are no demonstrations
+        """
+        demos = self._demonstration_set
+        if demos is None:
+            raise ValueError("pretrain() needs demonstrations (and an environment), found None: pass demonstrations=...")
+        steps = self.bc_steps if steps is None else steps
+        if steps < 1:
+            raise ValueError(f"pretrain() needs at least one update, found steps={steps} (bc_steps={self.bc_steps})")
+        if eval_freq is None:
+            eval_freq = max(1, steps // 20) if self.clip_bc is not None else steps + 1
+        if self._n_bc_updates == 0:
+            self.policy.fit_normalizer(demos.observations)
+        actor, ema = self.policy.actor, self.policy.actor_ema
+        optimizer = self.policy.make_optimizer(actor, self.bc_lr_schedule(1.0), weight_decay=0.0)
+        if self._bc_optimizer_state is not None:
+            optimizer.load_state_dict(self._bc_optimizer_state)
+        windows = self._windows(demos)
+        bar = progress(range(self._n_bc_updates, steps), "behaviour cloning", steps, progress_bar, self._n_bc_updates)
+        success: float | None = None
+        losses: list[float] = []
+        for step in bar:
+            actor.set_training_mode(True)
+            update_learning_rate(optimizer, schedule_value(self.bc_lr_schedule, 1.0 - step / steps, step))
+            losses.append(self._bc_update(optimizer, windows))
+            # Early on a slow EMA would still be mostly the random initialisation.
+            polyak_update(actor.parameters(), ema.parameters(), max(self.actor_tau, 1.0 / (step + 1)))
+            self._n_bc_updates = step + 1
+            evaluate_now = self._n_bc_updates % eval_freq == 0
+            if evaluate_now or self._n_bc_updates % 100 == 0 or self._n_bc_updates == steps:
+                entry = {"update": float(self._n_bc_updates), "loss": float(np.mean(losses))}
+                if evaluate_now:
+                    success = entry["success"] = self._bc_success(eval_env, n_eval_episodes)
+                losses = []
+                self.bc_history.append(entry)
+                shown = {"loss": f"{entry['loss']:.3f}"} | ({} if success is None else {"success": f"{success:.2f}"})
+                bar.set_postfix(shown, refresh=False)
+            if checkpoint is not None and self._n_bc_updates % checkpoint_freq == 0:
+                self._bc_optimizer_state = optimizer.state_dict()
+                self.save_checkpoint(checkpoint)  # type: ignore[attr-defined]
+            if evaluate_now and self.clip_bc is not None and success is not None and success >= self.clip_bc:
+                break
+        bar.close()
+        self._bc_optimizer_state = None
+        self.policy.synchronise_actors()
+        self.pretrained = self._bc_done = True
+        return self
+
+    def _windows(self, demos: "DemonstrationSet") -> tuple[Any, np.ndarray, np.ndarray]:
+        """Observations, scaled action windows (n, D) and per-number weights (n, D) of every step of the data."""
+        scaled = type(demos)(
+            observations=demos.observations, actions=self._scaled(demos.actions), episode_ends=demos.episode_ends
+        )
+        chunk_size = chunk_size_of(self.action_space)
+        actions, valid = scaled.action_windows(chunk_size)
+        observations: Any = demos.observations
+        if self._vec_normalize_env is not None:
+            observations = self._vec_normalize_env.normalize_obs(observations)
+        return observations, actions, np.repeat(valid, actions.shape[1] // chunk_size, axis=1)
+
+    def _bc_update(self, optimizer: th.optim.Optimizer, windows: tuple[Any, np.ndarray, np.ndarray]) -> float:
+        observations, actions, weights = windows
+        rows = np.random.randint(len(actions), size=self.batch_size)
+        batch = {k: v[rows] for k, v in observations.items()} if isinstance(observations, dict) else observations[rows]
+        obs, _ = self.policy.obs_to_tensor(batch)
+        actor = self.policy.actor
+        loss = actor.gcp.bc_loss(
+            actor.features(obs),
+            th.as_tensor(actions[rows], device=self.device),
+            th.as_tensor(weights[rows], device=self.device),
+        )
+        value = loss.item()
+        if not np.isfinite(value):
+            raise TrainingDivergedError("bc_loss", 0)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        th.nn.utils.clip_grad_norm_(actor.parameters(), self.max_grad_norm)
+        optimizer.step()
+        return value
+
+    def _bc_success(self, eval_env: Any, n_episodes: int) -> float:
+        from ogpo_sb3.evaluation import evaluate
+
+        result = evaluate(self, eval_env, n_episodes=n_episodes)
+        if result.success_rate is None:
+            raise ValueError("clip_bc needs info['is_success'] at the end of an episode, the environment reports none")
+        return result.success_rate

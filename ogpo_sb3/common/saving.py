@@ -1,0 +1,197 @@
+"""Saving and loading: SB3's zip, the replay buffer, and full checkpoints that a run goes on from; all written atomically."""
+
+import io
+import json
+import pathlib
+import pickle
+import random
+import zipfile
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv
+
+from ogpo_sb3.common.buffers import ChunkReplayBuffer
+from ogpo_sb3.common.chunked_env import chunk_like
+from ogpo_sb3.common.files import atomic_write, with_suffix
+from ogpo_sb3.envs.chunking import chunk_size_of
+
+SelfSaving = TypeVar("SelfSaving", bound="SavingMixin")
+_FORMAT = 1
+CHECKPOINT_SUFFIX = ".ckpt"
+
+
+class SavingMixin(OffPolicyAlgorithm):
+    """The saving side of :class:`ogpo_sb3.common.off_policy.GCPOffPolicyAlgorithm`."""
+
+    replay_buffer: ChunkReplayBuffer
+    _bc_optimizer_state: Any
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        As SB3's; a file appears under its name only when it is complete.
+
+        :param path: file name (".zip" is added where it has no suffix) or open file
+        :param exclude: attributes to leave out
+        :param include: attributes to keep although they would be left out
+        """
+        if not isinstance(path, str | pathlib.Path):
+            return super().save(path, exclude, include)
+        with atomic_write(with_suffix(path, ".zip")) as file:
+            super().save(file, exclude, include)  # type: ignore[arg-type]
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        As SB3's, atomically.
+
+        :param path: file name (".pkl" is added where it has no suffix) or open file
+        """
+        if not isinstance(path, str | pathlib.Path):
+            return super().save_replay_buffer(path)
+        with atomic_write(with_suffix(path, ".pkl")) as file:
+            super().save_replay_buffer(file)  # type: ignore[arg-type]
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        As SB3's.
+
+        :param path: file name or open file
+        :param truncate_last_traj: the environment starts afresh, so that nothing joins the last stored step
+        """
+        super().load_replay_buffer(path, truncate_last_traj)
+        if not isinstance(self.replay_buffer, ChunkReplayBuffer):
+            raise ValueError(f"the replay buffer must be a ChunkReplayBuffer, found {type(self.replay_buffer).__name__}")
+        if truncate_last_traj:
+            self.replay_buffer.cut()
+
+    @classmethod
+    def load(
+        cls: type[SelfSaving],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | str | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfSaving:
+        """
+        As SB3's; a per-step environment (or its id) is wrapped with the saved chunk size.
+
+        :param path: the zip file
+        :param env: environment to go on with; None for prediction
+        :param device: device
+        :param custom_objects: replacements for saved attributes
+        :param print_system_info: print the versions it was saved with
+        :param force_reset: reset the environment before training goes on
+        :param kwargs: attributes to override
+        """
+        if isinstance(env, str):
+            env = gym.make(env)
+        if isinstance(env, gym.Env):
+            start = path.tell() if isinstance(path, io.IOBase) else 0
+            data, _, _ = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)
+            if isinstance(path, io.IOBase):
+                path.seek(start)
+            assert data is not None, "No data found in the saved file"
+            env = chunk_like(env, chunk_size_of(data["action_space"]))
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def save_checkpoint(self, path: str | pathlib.Path) -> pathlib.Path:
+        """
+        Write the model's zip, its replay buffer with success marks, counters and the state of all random generators.
+
+        A run continued from it on a restarted environment equals, bit for bit on a CPU, the run that called
+        :meth:`restart_env` at this moment and went on.
+
+        :param path: file name; ".ckpt" is added where it has no suffix
+        :return: the path written
+        """
+        path = with_suffix(path, CHECKPOINT_SUFFIX)
+        model = io.BytesIO()
+        self.save(model)
+        optimizer = io.BytesIO()
+        th.save(self._bc_optimizer_state, optimizer)
+        with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            about = {"format": _FORMAT, "algorithm": type(self).__name__, "num_timesteps": self.num_timesteps}
+            archive.writestr("about.json", json.dumps(about))
+            archive.writestr("model.zip", model.getvalue())
+            archive.writestr("bc_optimizer.pth", optimizer.getvalue())
+            archive.writestr("random_state.pkl", pickle.dumps(self._random_state()))
+            with archive.open("replay_buffer.pkl", "w", force_zip64=True) as member:
+                pickle.dump(self.replay_buffer, member, protocol=pickle.HIGHEST_PROTOCOL)
+        return path
+
+    @classmethod
+    def load_checkpoint(
+        cls: type[SelfSaving], path: str | pathlib.Path, env: Any = None, device: th.device | str = "auto", **kwargs: Any
+    ) -> SelfSaving:
+        """
+        Go on from :meth:`save_checkpoint`: ``learn(remaining, reset_num_timesteps=False)``.
+
+        :param path: the file
+        :param env: environment to go on with; it is restarted, see :meth:`restart_env`
+        :param device: device
+        :param kwargs: attributes to override, as in ``load`` (``demonstrations=`` where they were given as an object)
+        :raises ValueError: no checkpoint, or one of another algorithm
+        """
+        path = with_suffix(path, CHECKPOINT_SUFFIX)
+        if not zipfile.is_zipfile(path):
+            found = "another kind of file" if path.exists() else "no file"
+            raise ValueError(f"{path} should be a checkpoint written by save_checkpoint, found {found}")
+        with zipfile.ZipFile(path) as archive:
+            if "about.json" not in archive.namelist():
+                raise ValueError(
+                    f"{path} should be a checkpoint written by save_checkpoint, found a model: use {cls.__name__}.load"
+                )
+            about = json.loads(archive.read("about.json"))
+            if about["algorithm"] != cls.__name__:
+                raise ValueError(f"{path} is a checkpoint of {about['algorithm']}, wanted one of {cls.__name__}")
+            model = cls.load(io.BytesIO(archive.read("model.zip")), env=env, device=device, **kwargs)
+            with archive.open("replay_buffer.pkl") as member:
+                model.load_replay_buffer(member, truncate_last_traj=False)  # type: ignore[arg-type]
+            model._bc_optimizer_state = th.load(io.BytesIO(archive.read("bc_optimizer.pth")), weights_only=False)
+            state = pickle.loads(archive.read("random_state.pkl"))
+        if env is not None:
+            model.restart_env()
+        model._set_random_state(state)
+        return model
+
+    def restart_env(self) -> None:
+        """
+        Reset the environment before the next step, seeded by the run's seed and the steps done.
+
+        An environment's inner state cannot be saved in general; restarting it from a seed that both the uninterrupted and the
+        continued run know is what makes the two equal, and does not replay the episodes of the run's beginning.
+        """
+        assert self.env is not None, "You must set the environment before restarting it"
+        entropy = [0 if self.seed is None else self.seed + 1, self.num_timesteps]
+        self.env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0] % (2**31 - self.env.num_envs)))
+        self._last_obs = None
+
+    def _random_state(self) -> dict[str, Any]:
+        return {
+            "python": random.getstate(),
+            "numpy": np.random.get_state(),
+            "torch": th.get_rng_state(),
+            "cuda": th.cuda.get_rng_state_all() if th.cuda.is_available() else [],
+            "action_space": self.action_space.np_random.bit_generator.state,
+        }
+
+    def _set_random_state(self, state: dict[str, Any]) -> None:
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])
+        th.set_rng_state(state["torch"])
+        if th.cuda.is_available() and len(state["cuda"]) == th.cuda.device_count():
+            th.cuda.set_rng_state_all(state["cuda"])
+        self.action_space.np_random.bit_generator.state = state["action_space"]

@@ -1,0 +1,172 @@
+"""How many updates are owed, at which rates, on which batches, and what is logged of them."""
+
+import math
+import time
+
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import update_learning_rate
+from torch import nn
+
+from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
+from ogpo_sb3.common.errors import TrainingDivergedError
+from ogpo_sb3.common.features import ChunkCritic, GCPActor
+from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.progress import progress
+from ogpo_sb3.common.sampling import concatenate_samples
+from ogpo_sb3.common.schedules import Schedule, schedule_value
+
+
+class UpdatesMixin(OffPolicyAlgorithm):
+    """The update side of :class:`ogpo_sb3.common.off_policy.GCPOffPolicyAlgorithm`."""
+
+    policy: GCPPolicy
+    actor: GCPActor
+    critic: ChunkCritic
+    replay_buffer: ChunkReplayBuffer
+    demonstration_buffer: ChunkReplayBuffer | None
+    critic_lr_schedule: Schedule
+    critic_warmup_updates: int
+    utd_critic: float | None
+    utd_actor: float
+    offline_ratio: float
+    max_grad_norm: float
+    pretrained: bool
+    _critic_debt: float
+    _actor_debt: float
+    _n_actor_updates: int
+    _n_warmup_updates: int
+    _show_progress: bool
+    _metrics: dict[str, list[th.Tensor]]
+
+    @property
+    def critic_updates_per_step(self) -> float | None:
+        """Critic updates per environment step; None where SB3's episodic train_freq leaves it open."""
+        if self.utd_critic is not None:
+            return self.utd_critic
+        if self.gradient_steps == -1:
+            return 1.0
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit == TrainFrequencyUnit.EPISODE:
+            return None
+        return self.gradient_steps / (self.train_freq.frequency * self.n_envs)
+
+    def _updates_owed(self, executed: int) -> int:
+        """
+        Whole critic updates owed after a rollout; the fraction is carried over.
+
+        :param executed: environment steps of the rollout
+        """
+        rate = self.critic_updates_per_step
+        if rate is None:
+            return self.gradient_steps
+        self._critic_debt += rate * executed
+        owed = math.floor(self._critic_debt + 1e-9)
+        self._critic_debt -= owed
+        return owed
+
+    def _actor_updates_due(self) -> int:
+        """Actor updates due after one critic update, so that there are ``utd_actor`` per environment step."""
+        self._actor_debt += self.utd_actor / (self.critic_updates_per_step or 1.0)
+        due = math.floor(self._actor_debt + 1e-9)
+        self._actor_debt -= due
+        return due
+
+    def _prepare_first_update(self, batch_size: int) -> None:
+        """
+        Observation statistics where no demonstrations gave any, then the critic-only warm-up, if still due.
+
+        :param batch_size: windows per update
+        """
+        if self.policy.normalize_observations and not self.pretrained and self._n_updates + self._n_warmup_updates == 0:
+            seen = self.replay_buffer.sample(min(10_000, self.replay_buffer.size()), env=self._vec_normalize_env).observations
+            arrays = {k: v.cpu().numpy() for k, v in seen.items()} if isinstance(seen, dict) else seen.cpu().numpy()
+            self.policy.fit_normalizer(arrays)
+        due = self.critic_warmup_updates - self._n_warmup_updates
+        if due <= 0:
+            return
+        self._update_rates()
+        for _ in progress(range(due), "critic warm-up", due, self._show_progress):
+            self._update_critic(batch_size)
+            self._n_warmup_updates += 1
+
+    def _update_critic(self, batch_size: int) -> None:
+        """
+        One critic update; counted by the caller.
+
+        :param batch_size: windows
+        """
+        raise NotImplementedError
+
+    def _sample(self, batch_size: int, success_only: bool = False) -> ChunkReplaySamples:
+        """
+        Windows from replay and, by ``offline_ratio``, from the demonstrations.
+
+        :param batch_size: windows
+        :param success_only: of successful online episodes only
+        """
+        n_offline = 0 if success_only else round(self.offline_ratio * batch_size)
+        if n_offline == 0:
+            return self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, success_only=success_only)
+        if self.demonstration_buffer is None:
+            raise ValueError(
+                f"offline_ratio={self.offline_ratio} needs demonstrations: pass them to load(..., demonstrations=)"
+            )
+        offline = self.demonstration_buffer.sample(n_offline, env=self._vec_normalize_env)
+        if n_offline == batch_size:
+            return offline
+        online = self.replay_buffer.sample(batch_size - n_offline, env=self._vec_normalize_env)
+        return concatenate_samples(online, offline)
+
+    def _update_rates(self) -> None:
+        """Write the scheduled learning rates into the optimisers."""
+        progress = self._current_progress_remaining
+        rates = {
+            "learning_rate": (self.actor, schedule_value(self.lr_schedule, progress, self._n_actor_updates)),
+            "critic_learning_rate": (self.critic, schedule_value(self.critic_lr_schedule, progress, self._n_updates)),
+        }
+        for name, (model, rate) in rates.items():
+            update_learning_rate(model.optimizer, rate)
+            self._metrics[f"train/{name}"] = [th.tensor(rate)]
+
+    def _optimise(self, model: nn.Module, loss: th.Tensor, name: str) -> th.Tensor:
+        """
+        One clipped gradient step; nothing is changed if loss or gradient is not finite.
+
+        :param model: network with an ``optimizer``
+        :param loss: scalar
+        :param name: of the loss, for the error
+        :return: gradient norm before clipping
+        """
+        model.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
+        if not bool(th.isfinite(norm)):
+            raise TrainingDivergedError(name if not bool(th.isfinite(loss)) else f"the gradient of {name}", self.num_timesteps)
+        model.optimizer.step()  # type: ignore[union-attr, operator]
+        return norm
+
+    def _log(self, **values: th.Tensor) -> None:
+        """
+        Keep values of this update; their means are logged.
+
+        :param values: scalars by name, logged as train/<name>
+        """
+        for name, value in values.items():
+            self._metrics[f"train/{name}"].append(value.detach())
+
+    def _record_metrics(self, n_updates: int, started: float) -> None:
+        """
+        Hand the means of this round of updates to SB3's logger.
+
+        :param n_updates: critic updates done
+        :param started: time.perf_counter() at their beginning
+        """
+        if hasattr(self, "_logger"):
+            for name, values in self._metrics.items():
+                self.logger.record_mean(name, th.stack(values).float().mean().item())
+            self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+            self.logger.record("train/n_actor_updates", self._n_actor_updates, exclude="tensorboard")
+            self.logger.record_mean("time/updates_per_second", n_updates / max(time.perf_counter() - started, 1e-9))
+        self._metrics.clear()

@@ -1,0 +1,6 @@
+"""Critics over action chunks: the batched ensemble, head aggregation, TD targets."""
+
+from ogpo_sb3.critics.ensemble import CriticEnsemble, aggregate
+from ogpo_sb3.critics.targets import next_value, td_loss, td_target
+
+__all__ = ["CriticEnsemble", "aggregate", "next_value", "td_loss", "td_target"]

@@ -1,0 +1,1 @@
+"""Environments: the benchmark tasks, their registry, and action chunking."""

@@ -1,0 +1,197 @@
+"""Franka Kitchen: a nine-joint arm finishes four household subtasks.
+
+The engine is gymnasium-robotics' ``FrankaKitchen-v1``. Its goal dictionaries are constants, so the flat state vector is
+the whole observation here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from ogpo_sb3.envs.registry import import_engine, use_egl_without_display
+
+if TYPE_CHECKING:
+    from ogpo_sb3.demonstrations import DemonstrationSet
+
+# D4RL's subtask lists (Fu et al. 2020). "complete" and "partial" are the same task; their data sets differ.
+SUBTASKS: dict[str, tuple[str, ...]] = {
+    "complete": ("microwave", "kettle", "light switch", "slide cabinet"),
+    "partial": ("microwave", "kettle", "light switch", "slide cabinet"),
+    "mixed": ("microwave", "kettle", "bottom burner", "light switch"),
+}
+# The paper's reward counts finished subtasks from -7, the number of subtasks the kitchen has.
+REWARD_FLOOR = -7.0
+OBSERVATION_DIM = 59
+
+# Where each object's joints lie in the observation (robot positions 0-8, robot velocities 9-17, object positions 18-38,
+# object velocities 39-58), their goal, and the distance that counts as finished: the engine's numbers, repeated so that
+# recorded data can be judged without a simulator.
+_GOALS: dict[str, tuple[slice, tuple[float, ...]]] = {
+    "bottom burner": (slice(20, 22), (-0.88, -0.01)),
+    "top burner": (slice(24, 26), (-0.92, -0.01)),
+    "light switch": (slice(26, 28), (-0.69, -0.05)),
+    "slide cabinet": (slice(28, 29), (0.37,)),
+    "hinge cabinet": (slice(29, 31), (0.0, 1.45)),
+    "microwave": (slice(31, 32), (-0.75,)),
+    "kettle": (slice(32, 39), (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06)),
+}
+_FINISHED_WITHIN = 0.3
+
+
+class KitchenEnv(gym.Env):
+    """Four subtasks in any order, step by step.
+
+    Observations are the engine's 59 numbers in single precision, sensor noise included; actions are nine joint velocities
+    scaled to ±1. With n subtasks finished so far a step is rewarded with n - 7, and with 0 once all are finished, which
+    also ends the episode. A subtask counts from the step that first finishes it, even if it is undone later.
+
+    :param subtasks: "complete", "partial" or "mixed", or a list of the engine's subtask names.
+    :param robot_noise_ratio: the engine's noise on the joint sensors. It moves the arm as well: the engine's velocity
+        control starts from the measured positions.
+    :param object_noise_ratio: the engine's noise on the object sensors.
+    :param render_mode: None, "rgb_array" or "human", handed to the engine.
+    """
+
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 12}  # noqa: RUF012
+
+    def __init__(
+        self,
+        subtasks: str | Sequence[str] = "complete",
+        robot_noise_ratio: float = 0.01,
+        object_noise_ratio: float = 0.0005,
+        render_mode: str | None = None,
+    ) -> None:
+        self.subtasks = subtask_names(subtasks)
+        use_egl_without_display(render_mode)
+        import_engine("gymnasium_robotics", "gymnasium-robotics", "Franka Kitchen", "kitchen")
+        # `unwrapped` drops the engine's own time limit: ours comes from the registration.
+        self.engine = gym.make(
+            "FrankaKitchen-v1",
+            tasks_to_complete=list(self.subtasks),
+            robot_noise_ratio=robot_noise_ratio,
+            object_noise_ratio=object_noise_ratio,
+            render_mode=render_mode,
+            disable_env_checker=True,
+        ).unwrapped
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, self.engine.action_space.shape, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; every one starts in the same state, and only the noise differs.
+
+        :param seed: makes the noise reproducible.
+        :param options: the engine has none.
+        :return: observation and info.
+        """
+        super().reset(seed=seed)
+        observation, _ = self.engine.reset(seed=seed)
+        return observation["observation"].astype(np.float32), {"is_success": False, "n_completed": 0}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Move the arm for one control step (40 simulator steps, 1/12 s).
+
+        :param action: joint velocities, shape (9,), ±1.
+        :return: observation, reward, terminated, truncated (always False here), info with ``is_success`` (all subtasks
+            finished), ``n_completed`` (how many so far) and ``completed`` (which, in the order they were finished).
+        """
+        observation, _, _, _, engine_info = self.engine.step(action)
+        completed = list(engine_info["episode_task_completions"])
+        success = len(completed) == len(self.subtasks)
+        reward = 0.0 if success else len(completed) + REWARD_FLOOR
+        info = {"is_success": success, "n_completed": len(completed), "completed": completed}
+        return observation["observation"].astype(np.float32), reward, success, False, info
+
+    def render(self) -> Any:
+        """The engine's picture: (480, 480, 3) uint8 for "rgb_array", None for "human"."""
+        return self.engine.render()
+
+    def close(self) -> None:
+        """Free the engine's renderer."""
+        self.engine.close()
+
+
+def subtask_names(subtasks: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of the subtasks of a D4RL list, or the list itself once checked.
+
+    :param subtasks: as in ``KitchenEnv``.
+    :return: the engine's names.
+    """
+    if isinstance(subtasks, str):
+        if subtasks not in SUBTASKS:
+            raise ValueError(f"The kitchen has the subtask lists {', '.join(SUBTASKS)}, not {subtasks!r}.")
+        return SUBTASKS[subtasks]
+    unknown = [name for name in subtasks if name not in _GOALS]
+    if unknown or not subtasks:
+        raise ValueError(f"The kitchen's subtasks are {', '.join(_GOALS)}; {list(subtasks)} is not a list of them.")
+    return tuple(dict.fromkeys(subtasks))
+
+
+def finished(observations: np.ndarray, subtasks: Sequence[str]) -> np.ndarray:
+    """Which subtasks are in their goal state.
+
+    :param observations: (n, 59).
+    :param subtasks: the engine's names.
+    :return: (n, len(subtasks)) bool.
+    """
+    distances = [np.linalg.norm(observations[:, part] - goal, axis=1) for part, goal in (_GOALS[name] for name in subtasks)]
+    return np.stack(distances, axis=1) < _FINISHED_WITHIN
+
+
+def adapt_demonstrations(
+    demonstrations: "DemonstrationSet", subtasks: str | Sequence[str] = "complete", **_: Any
+) -> "DemonstrationSet":
+    """Give recorded kitchen episodes this environment's rewards and ends.
+
+    D4RL's rewards count from 0, and its episodes go on after the last subtask. Which subtasks are finished is read off the
+    recorded object positions; an episode is cut where the environment would have ended it. Where the observation after
+    the last action is not recorded, that action is taken to finish nothing.
+
+    :param demonstrations: observations of 59 numbers; a set that is adapted already comes back unchanged.
+    :param subtasks: as in ``KitchenEnv``.
+    :return: the set with rewards, terminals and successes.
+    """
+    names = subtask_names(subtasks)
+    observations, final = demonstrations.observations, demonstrations.final_observations
+    if isinstance(observations, dict) or isinstance(final, dict) or observations.shape[1:] != (OBSERVATION_DIM,):
+        return demonstrations  # what does not fit is for validate_for to name
+    if demonstrations.meta.get("kitchen_subtasks") == list(names):
+        return demonstrations
+    if "kitchen_subtasks" in demonstrations.meta:
+        raise ValueError(
+            f"{demonstrations.source}: these episodes were cut for the subtasks {demonstrations.meta['kitchen_subtasks']} "
+            f"and cannot be judged by {list(names)}; load the source again."
+        )
+    rows, counts, finals, lengths = [], [], [], []
+    for index, (start, end) in enumerate(zip(demonstrations.episode_starts, demonstrations.episode_ends, strict=True)):
+        after = observations[start + 1 : end]
+        after = np.concatenate([after, observations[end - 1 : end] if final is None else final[index : index + 1]])
+        count = np.logical_or.accumulate(finished(after, names), axis=0).sum(axis=1)
+        all_done = np.flatnonzero(count == len(names))
+        length = int(all_done[0]) + 1 if len(all_done) else end - start
+        rows.append(np.arange(start, start + length))
+        counts.append(count[:length])
+        finals.append(after[length - 1])
+        lengths.append(length)
+    kept, count = np.concatenate(rows), np.concatenate(counts)
+    ends = np.cumsum(lengths)
+    success = count[ends - 1] == len(names)
+    # A cut episode ends before its last recorded observation, so that its final observation is known; otherwise it is
+    # only known when it was recorded.
+    known = final is not None or bool(success.all())
+    note = "rewards, ends and successes read off the recorded observations"
+    return replace(
+        demonstrations,
+        observations=observations[kept],
+        actions=demonstrations.actions[kept],
+        episode_ends=ends,
+        rewards=np.where(count == len(names), 0.0, count + REWARD_FLOOR),
+        terminals=count == len(names),
+        final_observations=np.stack(finals) if known else None,
+        successes=success,
+        meta={**demonstrations.meta, "kitchen_subtasks": list(names), "adapted": note},
+    )

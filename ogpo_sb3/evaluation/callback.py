@@ -1,0 +1,100 @@
+"""Evaluation during training, counted in environment steps."""
+
+import csv
+import os
+import pathlib
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from ogpo_sb3.evaluation.rollouts import EvaluationResult, evaluate
+
+_FIELDS = ("timesteps", "success_rate", "success_low", "success_high", "mean_return", "mean_length")
+
+
+class EvaluateCallback(BaseCallback):
+    """
+    Evaluate on fixed seeds every ``eval_freq`` environment steps; log under eval/ and append a row to a CSV at once.
+
+    SB3's EvalCallback counts decisions and draws new seeds every time; this one does neither.
+
+    :param eval_freq: environment steps between two evaluations
+    :param n_episodes: episodes per evaluation
+    :param env: as in :func:`ogpo_sb3.evaluate`
+    :param csv_path: file to append to; None for none
+    :param sampler: as in :func:`ogpo_sb3.evaluate`
+    :param verbose: 1 prints a line per evaluation
+    """
+
+    def __init__(
+        self,
+        eval_freq: int,
+        n_episodes: int = 50,
+        env: Any = None,
+        csv_path: str | os.PathLike[str] | None = None,
+        sampler: str = "ode",
+        verbose: int = 0,
+    ):
+        super().__init__(verbose)
+        if eval_freq < 1:
+            raise ValueError(f"eval_freq must be at least 1 environment step, found {eval_freq}")
+        self.eval_freq, self.n_episodes, self.eval_env, self.sampler = int(eval_freq), n_episodes, env, sampler
+        self.csv_path = None if csv_path is None else pathlib.Path(csv_path)
+        self._next = 0
+
+    def _on_training_start(self) -> None:
+        # Multiples of eval_freq, so that a continued run evaluates where an uninterrupted one would have.
+        self._next = (self.model.num_timesteps // self.eval_freq + 1) * self.eval_freq
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps >= self._next:
+            self._next = (self.model.num_timesteps // self.eval_freq + 1) * self.eval_freq
+            self.evaluate()
+
+    def _on_training_end(self) -> None:
+        if self.model.num_timesteps >= self._next:
+            self.evaluate()
+
+    def evaluate(self) -> EvaluationResult:
+        """Evaluate now, log and append."""
+        result = evaluate(self.model, self.eval_env, n_episodes=self.n_episodes, sampler=self.sampler)
+        self.logger.record("eval/mean_reward", result.mean_return)
+        self.logger.record("eval/mean_ep_length", float(result.lengths.mean()))
+        if result.success_rate is not None:
+            self.logger.record("eval/success_rate", result.success_rate)
+        if self.csv_path is not None:
+            append_row(self.csv_path, self.model.num_timesteps, result)
+        if self.verbose:
+            success = "" if result.success_rate is None else f"success {result.success_rate:.2f}, "
+            print(f"step {self.model.num_timesteps}: {success}return {result.mean_return:.1f}", flush=True)
+        return result
+
+
+def append_row(path: pathlib.Path, timesteps: int, result: EvaluationResult) -> None:
+    """
+    :param path: CSV file; header and folder are made
+    :param timesteps: environment steps done
+    :param result: evaluation to append
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    low, high = result.success_interval or ("", "")
+    rate: Any = "" if result.success_rate is None else result.success_rate
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(_FIELDS)
+        writer.writerow([timesteps, rate, low, high, result.mean_return, float(result.lengths.mean())])
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, float]]:
+    """
+    :param path: file written by :func:`append_row`
+    :return: rows in order of steps; of rows with equal steps (a continued run) the last
+    """
+    with path.open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
+    return [row for _, row in sorted({row["timesteps"]: row for row in rows}.items())]

@@ -1,0 +1,207 @@
+"""Evaluation that means the same everywhere: fixed seeds, a stated sampler, the weights that are deployed."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from ogpo_sb3.common.chunked_env import chunk_like
+from ogpo_sb3.common.progress import progress
+from ogpo_sb3.envs.chunking import chunk_size_of
+
+SAMPLERS = ("ode", "behaviour")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """
+    One entry per episode, in the order of the seeds.
+
+    :param seeds: (n,) seed of each episode: of its environment and of its latents
+    :param returns: (n,) undiscounted sums of rewards
+    :param lengths: (n,) environment steps
+    :param successes: (n,) whether the episode succeeded; None where the environment does not say
+    """
+
+    seeds: np.ndarray
+    returns: np.ndarray
+    lengths: np.ndarray
+    successes: np.ndarray | None
+
+    @property
+    def mean_return(self) -> float:
+        """Mean over episodes."""
+        return float(self.returns.mean())
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of successful episodes."""
+        return None if self.successes is None else float(self.successes.mean())
+
+    @property
+    def success_interval(self) -> tuple[float, float] | None:
+        """95 % Wilson score interval of the success rate."""
+        if self.successes is None:
+            return None
+        n, p, z = len(self.successes), float(self.successes.mean()), 1.959964
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        return max(centre - half, 0.0), min(centre + half, 1.0)
+
+    @property
+    def steps_to_success(self) -> float | None:
+        """Mean length of the successful episodes, environment steps."""
+        if self.successes is None or not self.successes.any():
+            return None
+        return float(self.lengths[self.successes].mean())
+
+
+def evaluate(
+    model: Any,
+    env: gym.Env | VecEnv | str | Callable[[], gym.Env] | None = None,
+    n_episodes: int = 50,
+    seeds: Sequence[int] | None = None,
+    n_envs: int = 10,
+    sampler: str = "ode",
+    progress_bar: bool = False,
+) -> EvaluationResult:
+    """
+    Run episodes on fixed seeds; no random generator of the training is touched.
+
+    :param model: an algorithm of this package
+    :param env: an id, a function that makes a per-step or chunked environment, one environment, or a vectorised one whose
+        specification is copied; None for the model's own
+    :param n_episodes: number of episodes, with the seeds 10 000, 10 001, ...
+    :param seeds: the episodes' seeds, in place of ``n_episodes``
+    :param n_envs: episodes that run side by side
+    :param sampler: "ode": one ODE sample of the EMA actor per decision from a fresh latent that the episode's seed
+        determines; "behaviour": what rollouts execute (SDE, best of N)
+    :param progress_bar: show progress in episodes
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {SAMPLERS}, found {sampler!r}")
+    seeds = list(range(10_000, 10_000 + n_episodes)) if seeds is None else list(seeds)
+    if not seeds:
+        raise ValueError("evaluate() needs at least one episode, found none")
+    make, single = _maker(model, env)
+    envs = [make() for _ in range(1 if single else min(n_envs, len(seeds)))]
+    model.policy.set_training_mode(False)
+    records: list[tuple[float, int, bool | None] | None] = [None] * len(seeds)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with th.random.fork_rng(devices=devices), progress(range(0), "evaluation", len(seeds), progress_bar) as bar:
+        th.manual_seed(seeds[0])
+        _run(model, envs, seeds, sampler, records, bar)
+    if not single:
+        for e in envs:
+            e.close()
+    done = [record for record in records if record is not None]
+    successes = [record[2] for record in done]
+    return EvaluationResult(
+        np.array(seeds),
+        np.array([record[0] for record in done]),
+        np.array([record[1] for record in done]),
+        None if any(success is None for success in successes) else np.array(successes, dtype=bool),
+    )
+
+
+class _Episode:
+    """An episode under way in one of the environments."""
+
+    def __init__(self, index: int, seed: int, env: gym.Env):
+        self.index, self.env = index, env
+        self.generator = th.Generator().manual_seed(seed)
+        self.obs, _ = env.reset(seed=seed)
+        self.total, self.length = 0.0, 0
+
+    def step(self, action: np.ndarray) -> tuple[float, int, bool | None] | None:
+        self.obs, reward, terminated, truncated, info = self.env.step(action)
+        self.total += float(reward)
+        self.length += len(info["chunk"]["rewards"]) if "chunk" in info else 1
+        if not (terminated or truncated):
+            return None
+        success = info.get("is_success", info.get("success"))
+        return self.total, self.length, None if success is None else bool(success)
+
+
+def _run(model: Any, envs: list[gym.Env], seeds: list[int], sampler: str, records: list[Any], bar: Any) -> None:
+    waiting = list(enumerate(seeds))[::-1]
+    running = [_Episode(*waiting.pop(), env) for env in envs if waiting]
+    while running:
+        actions = _actions(model, [episode.obs for episode in running], [e.generator for e in running], sampler)
+        going_on = []
+        for episode, action in zip(running, actions, strict=True):
+            outcome = episode.step(action)
+            if outcome is None:
+                going_on.append(episode)
+                continue
+            records[episode.index] = outcome
+            bar.update(1)
+            if waiting:
+                going_on.append(_Episode(*waiting.pop(), episode.env))
+        running = going_on
+
+
+def _actions(model: Any, observations: list[Any], generators: list[th.Generator], sampler: str) -> np.ndarray:
+    if isinstance(observations[0], dict):
+        batch: Any = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
+    else:
+        batch = np.stack(observations)
+    if model.get_vec_normalize_env() is not None:
+        batch = model.get_vec_normalize_env().normalize_obs(batch)
+    policy = model.policy
+    if sampler == "behaviour":
+        return policy.predict(batch, deterministic=False)[0]
+    dim = int(np.prod(policy.action_space.shape))
+    noise = th.stack([th.randn(dim, generator=generator) for generator in generators]).to(policy.device)
+    obs, _ = policy.obs_to_tensor(batch)
+    with th.no_grad():
+        scaled = policy.actor_ema.sample(obs, noise).cpu().numpy()
+    return policy.unscale_action(scaled.reshape(-1, *policy.action_space.shape))
+
+
+def _maker(model: Any, env: Any) -> tuple[Callable[[], gym.Env], bool]:
+    """A function that makes a chunked environment, and whether there is only one."""
+    chunk_size = chunk_size_of(model.action_space)
+    if env is None:
+        env = model.get_env()
+        if env is None:
+            raise ValueError("evaluate() needs an environment: the model has none, pass env=...")
+    if isinstance(env, VecEnv):
+        spec = env.get_attr("spec", indices=0)[0]
+        if spec is None:
+            dummy = env.unwrapped
+            if not isinstance(dummy, DummyVecEnv):
+                raise ValueError("evaluate() cannot copy an unregistered environment in another process: pass env=...")
+            model._last_obs = None  # its episode is about to be interrupted: training starts from a reset
+            env = dummy.envs[0]
+        else:
+            base = spec if not spec.additional_wrappers else _without_wrappers(spec)
+            return lambda: chunk_like(gym.make(base), chunk_size), False
+    if isinstance(env, str):
+        env_id = env
+        return lambda: chunk_like(gym.make(env_id), chunk_size), False
+    if isinstance(env, gym.Env):
+        single = chunk_like(env, chunk_size)
+        _check_space(single, model)
+        return lambda: single, True
+    return lambda: chunk_like(env(), chunk_size), False
+
+
+def _without_wrappers(spec: Any) -> Any:
+    """The specification below Monitor and chunk wrapper, which chunk_like adds again."""
+    from ogpo_sb3.envs.chunking import ChunkActionWrapper
+
+    names = ("Monitor", ChunkActionWrapper.__name__)
+    spec.additional_wrappers = tuple(w for w in spec.additional_wrappers if w.name not in names)
+    return spec
+
+
+def _check_space(env: gym.Env, model: Any) -> None:
+    if not isinstance(env.action_space, spaces.Box) or env.action_space != model.action_space:
+        raise ValueError(f"the environment's action space is {env.action_space}, wanted {model.action_space}")

@@ -1,0 +1,131 @@
+"""The interface of generative control policies (GCPs): what every extraction objective and sampler relies on."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch as th
+from torch import nn
+
+RATIO_NORMS = ("mean", "sum")
+_LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class Chain(NamedTuple):
+    """
+    A denoising chain in generation order.
+
+    :param states: (K+1, B, D); ``states[0]`` is the initial noise, ``states[-1]`` the *unclamped* action, so that the
+        density of the stored chain is exactly the one it was drawn from
+    :param log_prob: (B,) normalised log-likelihood of the chain under the policy that drew it
+    """
+
+    states: th.Tensor
+    log_prob: th.Tensor
+
+    @property
+    def actions(self) -> th.Tensor:
+        """(B, D) the clamped copy of the last state: what the environment and the critic see."""
+        return self.states[-1].clamp(-1.0, 1.0)
+
+
+class GenerativeControlPolicy(nn.Module, ABC):
+    """
+    A policy that makes an action chunk by K denoising steps (OGPO, arXiv 2605.03065, section 2).
+
+    Knows nothing of environments: features (B, F) in, flat action chunks (B, D) in [-1, 1] out.
+
+    :param features_dim: F
+    :param action_dim: D = chunk length x action dimension
+    :param denoising_steps: K
+    :param ratio_norm: "mean" divides the chain's log-likelihood by (stochastic steps x D), the official convention;
+        "sum" is the joint log-likelihood of the paper's E.5, for which the clip range must be rescaled
+    """
+
+    def __init__(self, features_dim: int, action_dim: int, denoising_steps: int, ratio_norm: str = "mean"):
+        super().__init__()
+        if denoising_steps < 1:
+            raise ValueError(f"denoising_steps must be at least 1, found {denoising_steps}")
+        if ratio_norm not in RATIO_NORMS:
+            raise ValueError(f"ratio_norm must be one of {RATIO_NORMS}, found {ratio_norm!r}")
+        self.features_dim = features_dim
+        self.action_dim = action_dim
+        self.denoising_steps = denoising_steps
+        self.ratio_norm = ratio_norm
+
+    @property
+    @abstractmethod
+    def stochastic_steps(self) -> int:
+        """Number of transitions that have a density, at most K."""
+
+    @abstractmethod
+    def bc_loss(self, features: th.Tensor, actions: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
+        """
+        Behaviour-cloning loss.
+
+        :param features: (B, F)
+        :param actions: (B, D) in [-1, 1]
+        :param weights: (B,) or (B, D), non-negative; the mean is over their sum
+        :return: scalar
+        """
+
+    @abstractmethod
+    def sample(self, features: th.Tensor, noise: th.Tensor | None = None) -> th.Tensor:
+        """
+        Deterministic sampler: the same action for the same noise.
+
+        :param features: (B, F)
+        :param noise: (B, D) the initial latent; a fresh standard normal draw when None
+        :return: (B, D) in [-1, 1]
+        """
+
+    @abstractmethod
+    def sample_chain(self, features: th.Tensor) -> Chain:
+        """
+        Stochastic sampler that keeps the whole chain.
+
+        :param features: (B, F)
+        """
+
+    @abstractmethod
+    def step_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
+        """
+        Log-density of each transition of given chains, summed over dimensions.
+
+        :param features: (B, F)
+        :param states: (K+1, B, D)
+        :return: (K, B) in generation order (0 = noisiest); zero for deterministic transitions
+        """
+
+    def chain_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
+        """
+        Normalised log-likelihood of given chains, all K transitions scored in one forward pass.
+
+        :param features: (B, F)
+        :param states: (K+1, B, D)
+        :return: (B,); equals ``sample_chain``'s ``log_prob`` at equal parameters
+        """
+        return self.normalise_log_prob(self.step_log_prob(features, states))
+
+    def normalise_log_prob(self, step_log_prob: th.Tensor) -> th.Tensor:
+        """
+        The one place where a chain's log-likelihood is normalised (sampling and scoring must agree).
+
+        :param step_log_prob: (K, B)
+        :return: (B,)
+        """
+        total = step_log_prob.sum(dim=0)
+        return total / (self.stochastic_steps * self.action_dim) if self.ratio_norm == "mean" else total
+
+
+def gaussian_log_prob(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
+    """
+    Log-density of a diagonal Gaussian, summed over the last dimension.
+
+    :param x: (..., D)
+    :param mean: (..., D)
+    :param std: broadcastable to (..., D), positive
+    :return: (...)
+    """
+    z = (x - mean) / std
+    return (-0.5 * z.square() - th.log(std) - _LOG_SQRT_2PI).sum(dim=-1)

@@ -1,0 +1,185 @@
+"""Flow-matching policy: behaviour cloning, ODE and SDE samplers, chain likelihood."""
+
+from collections.abc import Sequence
+
+import torch as th
+from torch import nn
+
+from ogpo_sb3.gcp.base import Chain, GenerativeControlPolicy, gaussian_log_prob
+from ogpo_sb3.gcp.networks import NoiseMLP, VelocityMLP
+
+NOISE_SCHEDULES = ("tapered", "constant", "learned")
+SDE_CORRECTIONS = ("exact", "official", "none")
+
+
+class FlowGCP(GenerativeControlPolicy):
+    """
+    Flow policy on the straight path x_t = (1 - t) x_0 + t a with x_0 ~ N(0, I).
+
+    One step of the ODE is x + v/K. One step of the SDE is N(mu, sigma_i^2) with
+
+        mu = x + v/K + c_i (t_i v - x),
+
+    where (t v - x)/(1 - t) is the score of the path, so that c_i = sigma_i^2 / (2 (1 - t_i)) leaves the marginals
+    unchanged to first order (OGPO A.4-A.5, Albergo et al. 2023). :meth:`transition` is the only place where mu and
+    sigma are computed: sampling and scoring cannot disagree.
+
+    :param features_dim: F
+    :param action_dim: D
+    :param net_arch: widths of the velocity network's hidden layers
+    :param denoising_steps: K
+    :param noise_std: sigma, standard deviation per step
+    :param noise_schedule: "tapered": sigma_i = sigma sqrt(1 - t_i), all K steps stochastic; "constant": sigma_i = sigma
+        except for the last step, which is a plain Euler step; "learned": a network of features and time (ReinFlow)
+    :param sde_correction: "exact": c_i above; "official": the code's value, which is K times too small; "none": c_i = 0
+    :param ratio_norm: see :class:`GenerativeControlPolicy`
+    :param clip_intermediate: clamp every mean to [-1, 1] in the SDE and its likelihood, as the official code does;
+        off by default because it does not preserve the marginals
+    :param noise_clip: draws of xi ~ N(0, I) are clamped to +- this value (the density is not renormalised)
+    :param activation_fn: activation of the velocity network
+    :param time_embed_dim: width of the time embedding
+    :param time_scale: factor on t before the embedding's sinusoids
+    :param min_noise_std: lower bound of the learned noise
+    :param max_noise_std: upper bound of the learned noise
+    :param noise_net_arch: hidden layers of the learned noise network
+    """
+
+    times: th.Tensor
+    std_table: th.Tensor
+    correction_table: th.Tensor
+
+    def __init__(
+        self,
+        features_dim: int,
+        action_dim: int,
+        net_arch: Sequence[int] = (512, 512, 512, 512),
+        denoising_steps: int = 10,
+        noise_std: float = 0.05,
+        noise_schedule: str = "tapered",
+        sde_correction: str = "exact",
+        ratio_norm: str = "mean",
+        clip_intermediate: bool = False,
+        noise_clip: float = 3.0,
+        activation_fn: type[nn.Module] = nn.GELU,
+        time_embed_dim: int = 32,
+        time_scale: float = 1000.0,
+        min_noise_std: float = 0.02,
+        max_noise_std: float = 0.2,
+        noise_net_arch: Sequence[int] = (256, 256),
+    ):
+        super().__init__(features_dim, action_dim, denoising_steps, ratio_norm)
+        if noise_schedule not in NOISE_SCHEDULES:
+            raise ValueError(f"noise_schedule must be one of {NOISE_SCHEDULES}, found {noise_schedule!r}")
+        if sde_correction not in SDE_CORRECTIONS:
+            raise ValueError(f"sde_correction must be one of {SDE_CORRECTIONS}, found {sde_correction!r}")
+        if not noise_std > 0:
+            raise ValueError(f"noise_std must be positive (a chain without noise has no likelihood), found {noise_std}")
+        if not noise_clip > 0:
+            raise ValueError(f"noise_clip must be positive, found {noise_clip}")
+        if noise_schedule == "constant" and denoising_steps < 2:
+            raise ValueError("noise_schedule='constant' has no stochastic step with denoising_steps=1, wanted at least 2")
+        self.noise_schedule = noise_schedule
+        self.sde_correction = sde_correction
+        self.clip_intermediate = clip_intermediate
+        self.noise_clip = noise_clip
+
+        self.velocity_net = VelocityMLP(features_dim, action_dim, net_arch, activation_fn, time_embed_dim, time_scale)
+        self.noise_net: NoiseMLP | None = None
+        if noise_schedule == "learned":
+            self.noise_net = NoiseMLP(
+                features_dim, action_dim, min_noise_std, max_noise_std, noise_net_arch, time_embed_dim, time_scale
+            )
+
+        steps = th.arange(denoising_steps, dtype=th.float64)
+        times = steps / denoising_steps
+        std = noise_std * (1.0 - times).sqrt() if noise_schedule == "tapered" else th.full_like(times, noise_std)
+        if noise_schedule == "constant":
+            std[-1] = 0.0  # the score is singular at t -> 1; the official code switches the last step's noise off too
+        correction = 0.5 * std.square() / (1.0 - times)
+        # Tables do not train and follow from the constructor: they stay out of the state dict.
+        self.register_buffer("times", times.float(), persistent=False)
+        self.register_buffer("std_table", std.float(), persistent=False)
+        self.register_buffer("correction_table", (correction * self._correction_scale).float(), persistent=False)
+
+    @property
+    def _correction_scale(self) -> float:
+        return {"exact": 1.0, "official": 1.0 / self.denoising_steps, "none": 0.0}[self.sde_correction]
+
+    @property
+    def stochastic_steps(self) -> int:
+        return self.denoising_steps - (self.noise_schedule == "constant")
+
+    def velocity(self, features: th.Tensor, x: th.Tensor, t: th.Tensor) -> th.Tensor:
+        """
+        :param features: (B, F)
+        :param x: (B, D)
+        :param t: (B,) in [0, 1]
+        :return: (B, D)
+        """
+        return self.velocity_net(features, x, t)
+
+    def bc_loss(self, features: th.Tensor, actions: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
+        """Flow matching: E |v(s, x_t, t) - (a - x_0)|^2 with one t ~ U(0, 1) per sample. See the base class."""
+        x0 = th.randn_like(actions)
+        t = th.rand(len(actions), device=actions.device, dtype=actions.dtype)
+        x_t = th.lerp(x0, actions, t[:, None])
+        error = (self.velocity(features, x_t, t) - (actions - x0)).square()
+        if weights is None:
+            return error.mean()
+        if weights.dim() == 1:
+            weights = weights[:, None].expand_as(error)
+        # An all-zero weight (no valid sample) gives a zero loss rather than 0/0.
+        return (weights * error).sum() / weights.sum().clamp_min(1e-8)
+
+    def sample(self, features: th.Tensor, noise: th.Tensor | None = None) -> th.Tensor:
+        """Euler integration of the ODE; only the result is clamped. See the base class."""
+        x = self._initial_noise(features) if noise is None else noise
+        for step in range(self.denoising_steps):
+            x = x + self.velocity(features, x, self.times[step].expand(len(x))) / self.denoising_steps
+        return x.clamp(-1.0, 1.0)
+
+    def transition(self, features: th.Tensor, x: th.Tensor, step: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Mean and standard deviation of one SDE step: the single drift function of sampling and scoring.
+
+        :param features: (B, F)
+        :param x: (B, D)
+        :param step: (B,) integers in [0, K)
+        :return: mean (B, D) and standard deviation, (B, 1) or (B, D)
+        """
+        t = self.times[step]
+        v = self.velocity(features, x, t)
+        std, correction = self.std_table[step][:, None], self.correction_table[step][:, None]
+        if self.noise_net is not None:
+            std = self.noise_net(features, t)
+            correction = self._correction_scale * 0.5 * std.square() / (1.0 - t[:, None])
+        mean = x + v / self.denoising_steps + correction * (t[:, None] * v - x)
+        if self.clip_intermediate:
+            mean = mean.clamp(-1.0, 1.0)
+        return mean, std
+
+    def sample_chain(self, features: th.Tensor) -> Chain:
+        """SDE sampler. See the base class."""
+        x = self._initial_noise(features)
+        states, log_probs = [x], []
+        for i in range(self.denoising_steps):
+            step = th.full((len(x),), i, dtype=th.long, device=x.device)
+            mean, std = self.transition(features, x, step)
+            x = mean + std * th.randn_like(mean).clamp(-self.noise_clip, self.noise_clip)
+            states.append(x)
+            if i < self.stochastic_steps:
+                log_probs.append(gaussian_log_prob(x, mean, std))
+        return Chain(th.stack(states), self.normalise_log_prob(th.stack(log_probs)))
+
+    def step_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
+        """All transitions in one forward pass over (steps x B) rows. See the base class."""
+        n, batch = self.stochastic_steps, states.shape[1]
+        step = th.arange(n, device=states.device).repeat_interleave(batch)
+        mean, std = self.transition(features.repeat(n, 1), states[:n].flatten(0, 1), step)
+        log_prob = gaussian_log_prob(states[1 : n + 1].flatten(0, 1), mean, std).view(n, batch)
+        if n < self.denoising_steps:
+            log_prob = th.cat([log_prob, log_prob.new_zeros(self.denoising_steps - n, batch)])
+        return log_prob
+
+    def _initial_noise(self, features: th.Tensor) -> th.Tensor:
+        return th.randn(len(features), self.action_dim, device=features.device, dtype=features.dtype)

@@ -1,0 +1,142 @@
+"""Networks that generative control policies are made of: plain torch, (batch, dim) in and out."""
+
+import math
+from collections.abc import Sequence
+
+import torch as th
+from torch import nn
+
+
+def dense(in_dim: int, out_dim: int) -> nn.Linear:
+    """
+    A linear layer with the initialisation of the OGPO code: variance scaling (fan average, uniform), zero bias.
+
+    :param in_dim: input dimension
+    :param out_dim: output dimension
+    """
+    layer = nn.Linear(in_dim, out_dim)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(in_dim: int, net_arch: Sequence[int], out_dim: int, activation_fn: type[nn.Module] = nn.GELU) -> nn.Sequential:
+    """
+    A multi-layer perceptron without normalisation layers (OGPO's actor has none).
+
+    :param in_dim: input dimension
+    :param net_arch: widths of the hidden layers; empty for a linear map
+    :param out_dim: output dimension
+    :param activation_fn: activation between the layers
+    """
+    layers: list[nn.Module] = []
+    for width in net_arch:
+        layers += [dense(in_dim, width), activation_fn()]
+        in_dim = width
+    return nn.Sequential(*layers, dense(in_dim, out_dim))
+
+
+class TimeEmbedding(nn.Module):
+    """
+    Sinusoidal features of the flow time followed by two linear layers.
+
+    The official code feeds t in [0, 1] unscaled, which leaves about ten of the sixteen frequencies almost constant;
+    scaling by 1000 (the default) spreads them over the interval. ``time_scale=1`` reproduces the official embedding.
+
+    :param dim: width of the embedding, an even number
+    :param time_scale: factor applied to t before the sinusoids
+    """
+
+    frequencies: th.Tensor
+
+    def __init__(self, dim: int = 32, time_scale: float = 1000.0):
+        super().__init__()
+        if dim < 4 or dim % 2:
+            raise ValueError(f"time_embed_dim must be an even number of at least 4, found {dim}")
+        half = dim // 2
+        exponents = -math.log(1e4) * th.arange(half, dtype=th.float32) / (half - 1)
+        self.register_buffer("frequencies", time_scale * th.exp(exponents), persistent=False)
+        self.net = nn.Sequential(dense(dim, 2 * dim), nn.GELU(), dense(2 * dim, dim))
+
+    def forward(self, t: th.Tensor) -> th.Tensor:
+        """
+        :param t: (B,) flow times in [0, 1]
+        :return: (B, dim)
+        """
+        angles = t[:, None] * self.frequencies
+        return self.net(th.cat([angles.sin(), angles.cos()], dim=-1))
+
+
+class VelocityMLP(nn.Module):
+    """
+    v(s, x, t): an MLP on the concatenation of features, noisy action chunk and time embedding.
+
+    :param features_dim: F, dimension of the observation features
+    :param action_dim: D, flat dimension of the action chunk
+    :param net_arch: widths of the hidden layers
+    :param activation_fn: activation between the layers
+    :param time_embed_dim: width of the time embedding
+    :param time_scale: see :class:`TimeEmbedding`
+    """
+
+    def __init__(
+        self,
+        features_dim: int,
+        action_dim: int,
+        net_arch: Sequence[int],
+        activation_fn: type[nn.Module] = nn.GELU,
+        time_embed_dim: int = 32,
+        time_scale: float = 1000.0,
+    ):
+        super().__init__()
+        self.time_embedding = TimeEmbedding(time_embed_dim, time_scale)
+        self.trunk = mlp(features_dim + action_dim + time_embed_dim, net_arch, action_dim, activation_fn)
+
+    def forward(self, features: th.Tensor, x: th.Tensor, t: th.Tensor) -> th.Tensor:
+        """
+        :param features: (B, F)
+        :param x: (B, D)
+        :param t: (B,) in [0, 1]
+        :return: (B, D)
+        """
+        return self.trunk(th.cat([features, x, self.time_embedding(t)], dim=-1))
+
+
+class NoiseMLP(nn.Module):
+    """
+    Learned, state-dependent noise level of ReinFlow: the log of the standard deviation is bounded by a tanh.
+
+    :param features_dim: F
+    :param action_dim: D
+    :param min_std: smallest standard deviation per step
+    :param max_std: largest standard deviation per step
+    :param net_arch: widths of the hidden layers
+    :param time_embed_dim: width of the time embedding
+    :param time_scale: see :class:`TimeEmbedding`
+    """
+
+    def __init__(
+        self,
+        features_dim: int,
+        action_dim: int,
+        min_std: float,
+        max_std: float,
+        net_arch: Sequence[int] = (256, 256),
+        time_embed_dim: int = 32,
+        time_scale: float = 1000.0,
+    ):
+        super().__init__()
+        if not 0 < min_std < max_std:
+            raise ValueError(f"learned noise needs 0 < min_noise_std < max_noise_std, found {min_std} and {max_std}")
+        self.log_min, self.log_max = math.log(min_std), math.log(max_std)
+        self.time_embedding = TimeEmbedding(time_embed_dim, time_scale)
+        self.trunk = mlp(features_dim + time_embed_dim, net_arch, action_dim, nn.Tanh)
+
+    def forward(self, features: th.Tensor, t: th.Tensor) -> th.Tensor:
+        """
+        :param features: (B, F)
+        :param t: (B,)
+        :return: (B, D) standard deviations in [min_std, max_std]
+        """
+        squashed = th.tanh(self.trunk(th.cat([features, self.time_embedding(t)], dim=-1)))
+        return th.exp(self.log_min + 0.5 * (squashed + 1.0) * (self.log_max - self.log_min))

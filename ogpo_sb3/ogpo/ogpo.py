@@ -1,0 +1,322 @@
+"""Off-Policy Generative Policy Optimization."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import polyak_update
+
+from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
+from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
+from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.schedules import Schedule, WarmupCosine, as_schedule
+from ogpo_sb3.critics import next_value, td_loss, td_target
+from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
+from ogpo_sb3.extraction import agreement, group_advantage, penalise_q, ppo_clip_loss
+from ogpo_sb3.extraction.advantages import STRATEGIES
+
+
+class OGPO(GCPOffPolicyAlgorithm):
+    """
+    Off-Policy Generative Policy Optimization (arXiv 2605.03065).
+
+    Learns an ensemble of action-chunk critics off-policy and improves the whole generative process with a clipped objective
+    over denoising chains: for each replayed state G chains are drawn from the EMA policy, scored by the target critics, and
+    the likelihood ratio of each chain, current over EMA policy, is moved by its advantage over the group.
+
+    All step counts are environment steps. Defaults are the paper's with its code's errors mended.
+
+    :param policy: "FlowPolicy" or a policy class
+    :param env: environment, its id or a chunked vectorised environment; a plain one is wrapped in ``chunk_size``
+    :param learning_rate: of the online actor; number, "lin_<number>", SB3 schedule or ``WarmupCosine`` (the default)
+    :param critic_learning_rate: of the critics (the official code ignores its own and uses the actor's)
+    :param bc_learning_rate: of behaviour cloning before RL
+    :param buffer_size: replay size, environment steps
+    :param learning_starts: environment steps before the first update; explored by the pre-trained policy where there is one,
+        uniformly otherwise
+    :param critic_warmup_updates: critic-only updates before the first actor update, not counted in ``n_updates``
+    :param batch_size: windows per critic step
+    :param actor_batch_size: states per actor step (B)
+    :param tau: Polyak rate of the target critics
+    :param actor_tau: Polyak rate of the EMA actor, which is both the behaviour and the old policy of the ratio
+    :param slow_tau: Polyak rate of the slow actor
+    :param gamma: discount per environment step
+    :param train_freq: as in SB3, in environment steps
+    :param gradient_steps: critic updates per ``train_freq`` (per env step with -1); owed per executed step, 1 when None
+    :param utd_critic: critic updates per environment step, in place of ``gradient_steps``; fractions accrue
+    :param utd_actor: actor updates per environment step; fractions accrue
+    :param chunk_size: environment steps per decision; None: the wrapper's, the checkpoint's, the recommended one, or 1
+    :param group_size: chains per state (G)
+    :param clip_range: epsilon on the normalised chain ratio; number or callable of remaining progress
+    :param advantage: "mean", "conservative", "penultimate", "positive" or "std" (see ``group_advantage``)
+    :param q_agg: how heads are combined in targets and advantages: "mean", "min" or "subsample"
+    :param best_of_n: candidates in rollouts, ranked by the target critics
+    :param success_bc: clone successful episodes beside the policy gradient; silent until enough of them exist
+    :param bc_coef: its coefficient (lambda)
+    :param chi2_coef: chi-squared penalty towards the slow policy (beta_0)
+    :param kl_coef: the same with the KL divergence
+    :param pessimism: sensitivity alpha of the penalised variants' mean-minimum mixture
+    :param q_variance_samples: next actions averaged in the TD target
+    :param success_critic: a second critic step per update on windows of successful episodes
+    :param mc_coef: coefficient of regression on Monte-Carlo returns of finished episodes
+    :param demonstrations: file, ``minari:<id>``, ``shipped:<name>`` or ``DemonstrationSet``
+    :param bc_steps: updates of behaviour cloning before RL
+    :param clip_bc: stop behaviour cloning at this success rate, judged by the ODE sampler
+    :param pretrained_policy: BC checkpoint written by ``model.policy.save``, in place of ``bc_steps``
+    :param offline_ratio: share of demonstration windows in every batch
+    :param max_grad_norm: gradient norms are clipped to this
+    :param extraction: objective that improves the policy; "ppo"
+    :param precision: "fp32"
+    :param action_noise: added to the behaviour policy's actions
+    :param replay_buffer_class: a subclass of ``ChunkReplayBuffer``
+    :param replay_buffer_kwargs: its further arguments
+    :param optimize_memory_usage: refused: observations are stored once anyway
+    :param n_steps: refused unless 1: the chunk is the n-step return
+    :param policy_kwargs: see :class:`ogpo_sb3.common.policies.GCPPolicy`
+    :param stats_window_size: episodes that rollout statistics average over
+    :param tensorboard_log: TensorBoard folder
+    :param verbose: 0 silent, 1 information, 2 debugging
+    :param seed: seed of every random draw
+    :param device: "cpu", "cuda", "auto"
+    :param _init_setup_model: build networks at construction
+    :raises ValueError: unknown or contradictory options
+    """
+
+    def __init__(
+        self,
+        policy: str | type[GCPPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | str | Schedule | None = None,
+        critic_learning_rate: float | str | Schedule = 3e-4,
+        bc_learning_rate: float | str | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 20_000,
+        critic_warmup_updates: int = 0,
+        batch_size: int = 256,
+        actor_batch_size: int = 256,
+        tau: float = 0.05,
+        actor_tau: float = 0.005,
+        slow_tau: float = 5e-4,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int | None = None,
+        utd_critic: float | None = None,
+        utd_actor: float = 1.0,
+        chunk_size: int | None = None,
+        group_size: int = 32,
+        clip_range: float | Callable[[float], float] = 0.01,
+        advantage: str = "mean",
+        q_agg: str = "mean",
+        best_of_n: int = 1,
+        success_bc: bool = False,
+        bc_coef: float = 1.0,
+        chi2_coef: float = 0.0,
+        kl_coef: float = 0.0,
+        pessimism: float = 5.0,
+        q_variance_samples: int = 1,
+        success_critic: bool = False,
+        mc_coef: float = 0.0,
+        demonstrations: Any = None,
+        bc_steps: int = 0,
+        clip_bc: float | None = None,
+        pretrained_policy: str | None = None,
+        offline_ratio: float = 0.0,
+        max_grad_norm: float = 10.0,
+        extraction: str = "ppo",
+        precision: str = "fp32",
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ChunkReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        self.actor_batch_size, self.group_size = actor_batch_size, group_size
+        self.slow_tau = slow_tau
+        self.clip_range = clip_range
+        self.advantage, self.q_agg = advantage, q_agg
+        self.best_of_n = best_of_n
+        self.success_bc, self.bc_coef = success_bc, bc_coef
+        self.chi2_coef, self.kl_coef, self.pessimism = chi2_coef, kl_coef, pessimism
+        self.q_variance_samples = q_variance_samples
+        self.success_critic, self.mc_coef = success_critic, mc_coef
+        self.extraction = extraction
+        self._next_pessimism: float | None = None  # weight of the minimum in the next TD target (penalised variants)
+        self._check_options()
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=WarmupCosine() if learning_rate is None else learning_rate,
+            critic_learning_rate=critic_learning_rate,
+            bc_learning_rate=bc_learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            critic_warmup_updates=critic_warmup_updates,
+            batch_size=batch_size,
+            tau=tau,
+            actor_tau=actor_tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            utd_critic=utd_critic,
+            utd_actor=utd_actor,
+            chunk_size=chunk_size,
+            demonstrations=demonstrations,
+            bc_steps=bc_steps,
+            clip_bc=clip_bc,
+            pretrained_policy=pretrained_policy,
+            offline_ratio=offline_ratio,
+            max_grad_norm=max_grad_norm,
+            precision=precision,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def _check_options(self) -> None:
+        for name, value, allowed in (
+            ("advantage", self.advantage, STRATEGIES),
+            ("q_agg", self.q_agg, Q_AGGREGATIONS),
+            ("extraction", self.extraction, ("ppo",)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, found {value!r}")
+        for name in ("group_size", "actor_batch_size", "best_of_n", "q_variance_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.group_size < 2:
+            raise ValueError("group_size=1 has no advantage: a chain is compared with its group, wanted at least 2")
+        for name in ("bc_coef", "chi2_coef", "kl_coef", "mc_coef", "pessimism"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")
+        if self.chi2_coef > 0 and self.kl_coef > 0:
+            raise ValueError(f"chi2_coef={self.chi2_coef} and kl_coef={self.kl_coef} exclude each other: give one penalty")
+        if self.penalty is not None and self.advantage in ("conservative", "penultimate"):
+            raise ValueError(
+                f"advantage={self.advantage!r} looks at each head and {self.penalty}_coef mixes the heads first: choose one"
+            )
+
+    @property
+    def penalty(self) -> str | None:
+        """Divergence from the slow policy that is penalised: "chi2", "kl" or None."""
+        return "chi2" if self.chi2_coef > 0 else "kl" if self.kl_coef > 0 else None
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.clip_schedule = as_schedule(self.clip_range, "clip_range")
+        self.policy.best_of_n = self.best_of_n
+        if self.penalty is not None:
+            self.policy.add_slow_actor()
+            self._create_aliases()
+        if self.advantage == "penultimate" and self.policy.n_critics < 3:
+            raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {self.policy.n_critics}")
+        if self.q_agg == "subsample" and self.policy.n_critics < 2:
+            raise ValueError(f"q_agg='subsample' needs n_critics >= 2, found {self.policy.n_critics}")
+
+    # -- one round of updates, in the order of the paper's pseudocode ---------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """
+        Critic updates, each followed by the actor updates that are due.
+
+        :param gradient_steps: critic updates
+        :param batch_size: windows per critic update
+        """
+        self.policy.set_training_mode(True)
+        self._prepare_first_update(batch_size)
+        started = time.perf_counter()
+        for _ in range(gradient_steps):
+            self._update_rates()
+            self._update_critic(batch_size)
+            self._n_updates += 1
+            for _ in range(self._actor_updates_due()):
+                self._update_actor()
+                self._n_actor_updates += 1
+        self._record_metrics(gradient_steps, started)
+
+    def _update_critic(self, batch_size: int) -> None:
+        self._critic_step(self._sample(batch_size))
+        if self.success_critic and self.replay_buffer.n_success >= batch_size:
+            self._critic_step(self._sample(batch_size, success_only=True))
+
+    def _critic_step(self, batch: ChunkReplaySamples) -> None:
+        """TD learning over chunks (A.1): y = R + gamma^k (1 - done) Q_target(s', a'), a' from the EMA policy's SDE."""
+        n = self.q_variance_samples
+        with th.no_grad():
+            next_actions = self.actor_ema.sample_chain(batch.next_observations, n).actions
+            next_q = self.critic_target(batch.next_observations, next_actions.unflatten(0, (-1, n)))
+            value = next_value(next_q, self.q_agg, self._next_pessimism if n == 1 else None)
+            target = td_target(batch.rewards[:, 0], batch.discounts[:, 0], batch.dones[:, 0], value)
+        q = self.critic(batch.observations, batch.actions)
+        loss = td_loss(q, target)
+        if self.mc_coef > 0:
+            loss = loss + self.mc_coef * td_loss(q, batch.mc_returns[:, 0], batch.mc_valid[:, 0])
+        grad_norm = self._optimise(self.critic, loss, "critic_loss")
+        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+        self._log(critic_loss=loss, q_mean=q.mean(), q_std=q.std(dim=0, unbiased=False).mean(), target_mean=target.mean())
+        self._log(critic_grad_norm=grad_norm)
+
+    def _update_actor(self) -> None:
+        """Clipped objective over denoising chains drawn in imagination (3.2-3.3), plus success cloning (4.2-4.3)."""
+        batch = self._sample(self.actor_batch_size)
+        with th.no_grad():
+            chain = self.actor_ema.sample_chain(batch.observations, self.group_size)
+            q = self.critic_target(batch.observations, chain.actions.unflatten(0, (-1, self.group_size)))  # (M, B, G)
+        features = self.actor.features(batch.observations).repeat_interleave(self.group_size, dim=0)
+        log_prob = self.actor.gcp.chain_log_prob(features, chain.states).view(q.shape[1:])
+        old_log_prob = chain.log_prob.view(q.shape[1:])
+        advantage = self._advantage(q, batch, chain.states, log_prob)
+        clip_range = self.clip_schedule(self._current_progress_remaining)
+        policy_loss = ppo_clip_loss(log_prob, old_log_prob, advantage, clip_range)
+        bc_loss = self._success_bc_loss()
+        loss = policy_loss if bc_loss is None else policy_loss + self.bc_coef * bc_loss
+        grad_norm = self._optimise(self.actor, loss, "actor_loss")
+        polyak_update(self.actor.parameters(), self.actor_ema.parameters(), self.actor_tau)
+        if self.actor_slow is not None:
+            polyak_update(self.actor.parameters(), self.actor_slow.parameters(), self.slow_tau)
+
+        log_ratio = (log_prob - old_log_prob).detach()
+        ratio = log_ratio.exp()
+        self._log(actor_loss=loss, policy_loss=policy_loss, actor_grad_norm=grad_norm, agreement=agreement(q))
+        self._log(ratio_mean=ratio.mean(), ratio_std=ratio.std(), approx_kl=(ratio - 1.0 - log_ratio).mean())
+        self._log(clip_fraction=((ratio - 1.0).abs() > clip_range).float().mean(), advantage_std=advantage.std())
+        if bc_loss is not None:
+            self._log(bc_loss=bc_loss)
+
+    def _advantage(self, q: th.Tensor, batch: ChunkReplaySamples, states: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
+        """(B, G) advantages; the penalised variants mix and penalise Q first (4.6)."""
+        if self.penalty is None or self.actor_slow is None:
+            return group_advantage(q, self.advantage, self.q_agg)
+        with th.no_grad():
+            features = self.actor_slow.features(batch.observations).repeat_interleave(self.group_size, dim=0)
+            slow_log_prob = self.actor_slow.gcp.chain_log_prob(features, states).view_as(log_prob)
+            penalised = penalise_q(q, log_prob - slow_log_prob, self.penalty, self.chi2_coef + self.kl_coef, self.pessimism)
+        self._next_pessimism = float(penalised.next_pessimism)
+        self._log(penalty_beta=penalised.beta, next_pessimism=penalised.next_pessimism)
+        return group_advantage(penalised.q[None], self.advantage)
+
+    def _success_bc_loss(self) -> th.Tensor | None:
+        """Flow-matching loss on windows of successful episodes only; None until there is a batch of them."""
+        if not (self.success_bc and self.replay_buffer.n_success >= self.actor_batch_size):
+            return None
+        batch = self.replay_buffer.sample(self.actor_batch_size, env=self._vec_normalize_env, success_only=True)
+        weights = batch.valid.repeat_interleave(batch.actions.shape[1] // batch.valid.shape[1], dim=1)
+        return self.actor.gcp.bc_loss(self.actor.features(batch.observations), batch.actions, weights)

@@ -1,0 +1,237 @@
+"""
+The main job, whole: demonstrations, behaviour cloning, OGPO+CA, evaluation of both on the same seeds, picture, video.
+
+    python -m ogpo_sb3.quickstart [--env ogpo/AdroitRelocate-v0] [--seed 0] [--out runs/quickstart]
+
+Every stage leaves its result on disk, and the same command goes on from where it was stopped.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any
+
+import gymnasium as gym
+import torch as th
+
+from ogpo_sb3 import OGPOCA, evaluate, presets
+from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
+from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.envs.registry import TASKS
+from ogpo_sb3.evaluation import EvaluateCallback, EvaluationResult
+from ogpo_sb3.evaluation.callback import append_row, read_rows
+
+DEFAULT_ENV = "ogpo/AdroitRelocate-v0"
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """
+    :param argv: command-line arguments; the process's when None
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m ogpo_sb3.quickstart", description="From demonstrations to a better policy."
+    )
+    parser.add_argument("--env", default=DEFAULT_ENV, help="task with demonstrations or an expert (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="folder (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=45_000, help="environment steps of fine-tuning (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=25, help="expert episodes to collect (default: %(default)s)")
+    parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the final table (default: %(default)s)")
+    parser.add_argument("--eval-freq", type=int, default=5_000, help="environment steps between evaluations")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch threads (default: all cores)")
+    parser.add_argument("--fresh", action="store_true", help="throw away an earlier run of the same task and seed")
+    args = parser.parse_args(argv)
+    task = TASKS.get(args.env)
+    runnable = [name for name, t in TASKS.items() if t.expert or t.demonstrations]
+    if task is None or args.env not in runnable:
+        parser.error(f"--env must be a task with demonstrations or an expert, one of {runnable}, found {args.env!r}")
+    for name in ("steps", "episodes", "eval_episodes", "eval_freq", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, found {getattr(args, name)}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """
+    Run every stage that has no result yet.
+
+    :param argv: command-line arguments
+    :return: what results.json holds
+    """
+    args = parse(argv)
+    th.set_num_threads(args.threads)
+    folder = args.out / f"{args.env.split('/')[-1]}_seed{args.seed}"
+    if args.fresh and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = dict(env=args.env, seed=args.seed, episodes=args.episodes, eval_episodes=args.eval_episodes)
+    _check_settings(folder / "settings.json", settings)
+    clock = _Clock(folder / "seconds.json")
+    print(f"Results go to {folder}; run the same command again to go on after an interruption.", flush=True)
+
+    with clock("demonstrations"):
+        source = _demonstrations(args, folder / "demonstrations.npz")
+    with clock("behaviour cloning"):
+        before = _behaviour_cloning(args, source, folder)
+    with clock("fine-tuning"):
+        model = _fine_tune(args, folder, before)
+    with clock("evaluation"):
+        after = evaluate(model, args.env, n_episodes=args.eval_episodes, progress_bar=True)
+    results = dict(
+        **settings,
+        steps=model.num_timesteps,
+        before=_summary(before),
+        after=_summary(after),
+        seconds=clock.seconds,
+        command=f"python -m ogpo_sb3.quickstart {' '.join(sys.argv[1:] if argv is None else argv)}".strip(),
+    )
+    _write_json(folder / "results.json", results)
+    _print_table(results)
+    _pictures(args, folder, model, results)
+    return results
+
+
+def _demonstrations(args: argparse.Namespace, path: pathlib.Path) -> str:
+    task = TASKS[args.env]
+    if task.demonstrations is not None:
+        return task.demonstrations
+    if not path.exists():
+        from ogpo_sb3 import demos
+
+        demos.main(["collect", "--env", args.env, "--episodes", str(args.episodes), "--seed", str(args.seed), "-o", str(path)])
+    return str(path)
+
+
+def _behaviour_cloning(args: argparse.Namespace, source: str, folder: pathlib.Path) -> EvaluationResult:
+    """Writes bc.zip and returns its evaluation, which is deterministic: a continued run finds the same numbers."""
+    model = OGPOCA("FlowPolicy", args.env, demonstrations=source, seed=args.seed, device="cpu", **presets.laptop(args.env))
+    if (folder / "bc.zip").exists():
+        model.policy.load_pretrained(folder / "bc.zip")
+    else:
+        model.pretrain()
+        model.policy.save(folder / "bc.zip")
+    result = evaluate(model, args.env, n_episodes=args.eval_episodes, progress_bar=True)
+    print(f"Behaviour cloning: success {result.success_rate:.2f} on {args.eval_episodes} episodes", flush=True)
+    return result
+
+
+def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: EvaluationResult) -> OGPOCA:
+    settings = {k: v for k, v in presets.laptop(args.env).items() if k not in ("bc_steps", "clip_bc")}
+    curve, saved = folder / "curve.csv", checkpoints(folder / "checkpoints")
+    if saved:
+        model = OGPOCA.load_checkpoint(saved[-1], args.env, device="cpu")
+        print(f"Going on from {saved[-1].name}", flush=True)
+    else:
+        curve.unlink(missing_ok=True)
+        append_row(curve, 0, before)
+        model = OGPOCA(
+            "FlowPolicy", args.env, pretrained_policy=str(folder / "bc.zip"), seed=args.seed, device="cpu", **settings
+        )
+    remaining = args.steps - model.num_timesteps
+    if remaining > 0:
+        save = FullCheckpointCallback(args.eval_freq, folder / "checkpoints")
+        watch = EvaluateCallback(args.eval_freq, n_episodes=50, env=args.env, csv_path=curve, verbose=1)
+        model.learn(remaining, callback=[watch, save], reset_num_timesteps=False, progress_bar=True)
+        model.save_checkpoint(folder / "checkpoints" / f"run_{model.num_timesteps}_steps.ckpt")
+    model.save(folder / "model.zip")
+    return model
+
+
+def _summary(result: EvaluationResult) -> dict[str, Any]:
+    return dict(
+        success=result.success_rate,
+        interval=result.success_interval,
+        mean_return=result.mean_return,
+        steps_to_success=result.steps_to_success,
+        seeds=[int(result.seeds[0]), int(result.seeds[-1])],
+    )
+
+
+def _print_table(results: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{results['env']}, seed {results['seed']}, {results['eval_episodes']} episodes on the same seeds")
+    for name in ("policy", "success", "95 % interval", "mean return", "steps to success"):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for name, key in (("behaviour cloning", "before"), (f"OGPO+CA, {results['steps']} steps", "after")):
+        row = results[key]
+        low, high = row["interval"]
+        steps = "-" if row["steps_to_success"] is None else f"{row['steps_to_success']:.0f}"
+        table.add_row(name, f"{row['success']:.2f}", f"{low:.2f} to {high:.2f}", f"{row['mean_return']:.1f}", steps)
+    Console().print(table)
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in results["seconds"].items())
+    print(f"Time: {spent}; {sum(results['seconds'].values()) / 60:.1f} minutes in all.")
+
+
+def _pictures(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, results: dict[str, Any]) -> None:
+    from ogpo_sb3.evaluation.plots import plot_learning_curve
+    from ogpo_sb3.evaluation.video import record_episode, write_side_by_side
+
+    plot_learning_curve(
+        read_rows(folder / "curve.csv"),
+        folder / "learning_curve.png",
+        f"OGPO+CA on {args.env.split('/')[-1]}, seed {args.seed}, 50 episodes per point",
+        results["before"]["success"],
+    )
+    print(f"Wrote {folder / 'learning_curve.png'}")
+    try:
+        env = gym.make(args.env, render_mode="rgb_array")
+        bc = OGPOCA("FlowPolicy", args.env, pretrained_policy=str(folder / "bc.zip"), device="cpu")
+        clips: list[tuple[str, list[Any]]] = [("behaviour cloning", []), ("OGPO+CA", [])]
+        for seed in range(10_000, 10_003):
+            for (name, frames), policy in zip(clips, (bc, model), strict=True):
+                episode, success = record_episode(policy, env, seed)
+                frames.extend(episode)
+                print(f"video: {name}, seed {seed}: {'success' if success else 'failure'}", flush=True)
+            longest = max(len(frames) for _, frames in clips)
+            for _, frames in clips:
+                frames.extend([frames[-1]] * (longest - len(frames)))
+        env.close()
+        write_side_by_side(clips, folder / "before_after.mp4")
+        print(f"Wrote {folder / 'before_after.mp4'}")
+    except Exception as error:  # a machine without a GL back-end must still end with its table
+        print(f"No video: {type(error).__name__}: {error}. Rendering needs EGL or OSMesa (MUJOCO_GL=egl or osmesa).")
+
+
+class _Clock:
+    """Seconds spent per stage, summed over interruptions."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def __call__(self, stage: str) -> "_Clock":
+        self.stage, self.started = stage, time.perf_counter()
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.started
+        _write_json(self.path, self.seconds)
+
+
+def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
+    """A folder belongs to one set of settings: continuing it with others would mix runs."""
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found != settings:
+            raise SystemExit(f"{path.parent} holds a run with {found}, wanted {settings}: pass --fresh or another --out")
+    _write_json(path, settings)
+
+
+def _write_json(path: pathlib.Path, content: Any) -> None:
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=2).encode())
+
+
+if __name__ == "__main__":
+    main()

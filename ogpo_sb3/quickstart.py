@@ -45,6 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the final table (default: %(default)s)")
     parser.add_argument("--eval-freq", type=int, default=5_000, help="environment steps between evaluations")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch threads (default: all cores)")
+    parser.add_argument("--smoke", action="store_true", help="a run of seconds that only checks the installation")
     parser.add_argument("--fresh", action="store_true", help="throw away an earlier run of the same task and seed")
     args = parser.parse_args(argv)
     task = TASKS.get(args.env)
@@ -66,11 +67,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """
     args = parse(argv)
     th.set_num_threads(args.threads)
-    folder = args.out / f"{args.env.split('/')[-1]}_seed{args.seed}"
+    if args.smoke:
+        args.steps, args.episodes, args.eval_episodes, args.eval_freq = 800, min(args.episodes, 3), 5, 400
+    folder = args.out / f"{args.env.split('/')[-1]}_seed{args.seed}{'_smoke' if args.smoke else ''}"
     if args.fresh and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = dict(env=args.env, seed=args.seed, episodes=args.episodes, eval_episodes=args.eval_episodes)
+    settings = dict(env=args.env, seed=args.seed, episodes=args.episodes, eval_episodes=args.eval_episodes, smoke=args.smoke)
     _check_settings(folder / "settings.json", settings)
     clock = _Clock(folder / "seconds.json")
     print(f"Results go to {folder}; run the same command again to go on after an interruption.", flush=True)
@@ -97,6 +100,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return results
 
 
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    settings = presets.laptop(args.env)
+    if args.smoke:
+        settings.update(bc_steps=200, clip_bc=None, learning_starts=min(args.steps // 2, 400), critic_warmup_updates=50)
+    return settings
+
+
 def _demonstrations(args: argparse.Namespace, path: pathlib.Path) -> str:
     task = TASKS[args.env]
     if task.demonstrations is not None:
@@ -110,7 +120,7 @@ def _demonstrations(args: argparse.Namespace, path: pathlib.Path) -> str:
 
 def _behaviour_cloning(args: argparse.Namespace, source: str, folder: pathlib.Path) -> EvaluationResult:
     """Writes bc.zip and returns its evaluation, which is deterministic: a continued run finds the same numbers."""
-    model = OGPOCA("FlowPolicy", args.env, demonstrations=source, seed=args.seed, device="cpu", **presets.laptop(args.env))
+    model = OGPOCA("FlowPolicy", args.env, demonstrations=source, seed=args.seed, device="cpu", **_settings(args))
     if (folder / "bc.zip").exists():
         model.policy.load_pretrained(folder / "bc.zip")
     else:
@@ -122,7 +132,7 @@ def _behaviour_cloning(args: argparse.Namespace, source: str, folder: pathlib.Pa
 
 
 def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: EvaluationResult) -> OGPOCA:
-    settings = {k: v for k, v in presets.laptop(args.env).items() if k not in ("bc_steps", "clip_bc")}
+    settings = {k: v for k, v in _settings(args).items() if k not in ("bc_steps", "clip_bc")}
     curve, saved = folder / "curve.csv", checkpoints(folder / "checkpoints")
     if saved:
         model = OGPOCA.load_checkpoint(saved[-1], args.env, device="cpu")
@@ -136,7 +146,9 @@ def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: Evaluatio
     remaining = args.steps - model.num_timesteps
     if remaining > 0:
         save = FullCheckpointCallback(args.eval_freq, folder / "checkpoints")
-        watch = EvaluateCallback(args.eval_freq, n_episodes=50, env=args.env, csv_path=curve, verbose=1)
+        watch = EvaluateCallback(
+            args.eval_freq, n_episodes=min(50, args.eval_episodes), env=args.env, csv_path=curve, verbose=1
+        )
         model.learn(remaining, callback=[watch, save], reset_num_timesteps=False, progress_bar=True)
         model.save_checkpoint(folder / "checkpoints" / f"run_{model.num_timesteps}_steps.ckpt")
     model.save(folder / "model.zip")
@@ -146,7 +158,7 @@ def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: Evaluatio
 def _summary(result: EvaluationResult) -> dict[str, Any]:
     return dict(
         success=result.success_rate,
-        interval=result.success_interval,
+        interval=list(result.success_interval or ()),
         mean_return=result.mean_return,
         steps_to_success=result.steps_to_success,
         seeds=[int(result.seeds[0]), int(result.seeds[-1])],
@@ -185,9 +197,9 @@ def _pictures(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, res
         env = gym.make(args.env, render_mode="rgb_array")
         bc = OGPOCA("FlowPolicy", args.env, pretrained_policy=str(folder / "bc.zip"), device="cpu")
         clips: list[tuple[str, list[Any]]] = [("behaviour cloning", []), ("OGPO+CA", [])]
-        for seed in range(10_000, 10_003):
+        for seed in range(10_000, 10_001 if args.smoke else 10_003):
             for (name, frames), policy in zip(clips, (bc, model), strict=True):
-                episode, success = record_episode(policy, env, seed)
+                episode, success = record_episode(policy, env, seed, every=3, max_steps=30 if args.smoke else None)
                 frames.extend(episode)
                 print(f"video: {name}, seed {seed}: {'success' if success else 'failure'}", flush=True)
             longest = max(len(frames) for _, frames in clips)

@@ -21,13 +21,15 @@ class ObservationNormalizer(nn.Module):
     """
     Fixed standardisation of vector observations; images and discrete entries pass unchanged.
 
-    The statistics are buffers: they travel with every saved policy. Identity until :meth:`fit` is called.
+    The statistics are buffers: they travel with every saved policy. Identity until :meth:`fit` is called. Statistics of a
+    few demonstrations can be much narrower than what a failing policy visits (the height of an object that is always
+    lifted), so that entries are compressed beyond ``clip`` rather than cut: a critic must tell such states apart.
 
     :param observation_space: Box or Dict space (anything else passes through)
-    :param clip: standardised values are clamped to +- this
+    :param clip: beyond +- this many standard deviations values grow only logarithmically
     """
 
-    def __init__(self, observation_space: spaces.Space, clip: float = 10.0):
+    def __init__(self, observation_space: spaces.Space, clip: float = 5.0):
         super().__init__()
         self.clip = clip
         self.is_dict = isinstance(observation_space, spaces.Dict)
@@ -56,7 +58,9 @@ class ObservationNormalizer(nn.Module):
         """
         out = dict(obs) if isinstance(obs, dict) else {"": obs}
         for i, key in enumerate(self.keys):
-            out[key] = ((out[key] - getattr(self, f"mean_{i}")) / getattr(self, f"std_{i}")).clamp(-self.clip, self.clip)
+            z = (out[key] - getattr(self, f"mean_{i}")) / getattr(self, f"std_{i}")
+            beyond = (z.abs() / self.clip).clamp_min(1.0)  # 1 inside the interval, where the second term vanishes
+            out[key] = z / beyond + z.sign() * beyond.log()
         return out if self.is_dict else out[""]
 
 
@@ -102,7 +106,20 @@ class FeatureModel(BaseModel):
         return self.features_extractor(processed)
 
 
-class GCPActor(FeatureModel, BasePolicy):
+class BoundedPolicy(BasePolicy):
+    """A policy whose actions lie within the bounds to the last bit."""
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        As SB3's, which can round beyond a bound; a clamped sampler puts many actions exactly there.
+
+        :param scaled_action: action in [-1, 1]
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        return np.clip(super().unscale_action(scaled_action), self.action_space.low, self.action_space.high)
+
+
+class GCPActor(FeatureModel, BoundedPolicy):
     """
     Features and a generative control policy; can be saved and loaded alone.
 

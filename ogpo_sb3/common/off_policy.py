@@ -146,6 +146,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
         self._critic_debt = 0.0  # fraction of a critic update owed
         self._actor_debt = 0.0  # fraction of an actor update owed
         self._show_progress = False
+        self._duration_announced = False
         self._init_pretraining()
         self._metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         if _init_setup_model:

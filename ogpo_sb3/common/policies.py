@@ -10,18 +10,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from ogpo_sb3.common.features import ChunkCritic, GCPActor, default_features_extractor, frozen_copy
+from ogpo_sb3.common.features import BoundedPolicy, ChunkCritic, GCPActor, default_features_extractor, frozen_copy
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.critics import aggregate
 from ogpo_sb3.gcp import FlowGCP, GenerativeControlPolicy
 
 
-class GCPPolicy(BasePolicy):
+class GCPPolicy(BoundedPolicy):
     """
     Actor, EMA actor (the behaviour and old policy), optional slow actor, critic ensemble and target.
 

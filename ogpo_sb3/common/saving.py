@@ -159,7 +159,7 @@ class SavingMixin(OffPolicyAlgorithm):
                 raise ValueError(f"{path} is a checkpoint of {about['algorithm']}, wanted one of {cls.__name__}")
             model = cls.load(io.BytesIO(archive.read("model.zip")), env=env, device=device, **kwargs)
             with archive.open("replay_buffer.pkl") as member:
-                model.load_replay_buffer(member, truncate_last_traj=False)  # type: ignore[arg-type]
+                model.load_replay_buffer(io.BufferedReader(member), truncate_last_traj=False)  # type: ignore[type-var]
             model._bc_optimizer_state = th.load(io.BytesIO(archive.read("bc_optimizer.pth")), weights_only=False)
             state = pickle.loads(archive.read("random_state.pkl"))
         if env is not None:

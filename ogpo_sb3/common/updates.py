@@ -1,5 +1,6 @@
 """How many updates are owed, at which rates, on which batches, and what is logged of them."""
 
+import logging
 import math
 import time
 
@@ -38,6 +39,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
     _n_actor_updates: int
     _n_warmup_updates: int
     _show_progress: bool
+    _duration_announced: bool
     _metrics: dict[str, list[th.Tensor]]
 
     @property
@@ -156,6 +158,27 @@ class UpdatesMixin(OffPolicyAlgorithm):
         for name, value in values.items():
             self._metrics[f"train/{name}"].append(value.detach())
 
+    def _announce_duration(self, n_updates: int, seconds: float) -> None:
+        """
+        On a CPU with networks of the paper's width: say once, from the first measured rate, how long the run will take.
+
+        :param n_updates: critic updates just done, with the actor updates that belonged to them
+        :param seconds: their duration
+        """
+        widest = max((p.shape[-1] for p in self.policy.parameters() if p.dim() > 1), default=0)
+        if self._duration_announced or n_updates == 0 or self.device.type != "cpu" or widest < 512:
+            return
+        self._duration_announced = True
+        steps = max(self._total_timesteps - self.num_timesteps, 0)
+        hours = steps * (self.critic_updates_per_step or 1.0) * seconds / n_updates / 3600
+        logging.getLogger("ogpo_sb3").warning(
+            "%.2g updates per second on this CPU: the remaining %d environment steps need about %.1f hours; "
+            "ogpo_sb3.presets.quick() is sized for two cores",
+            n_updates / max(seconds, 1e-9),
+            steps,
+            hours,
+        )
+
     def _record_metrics(self, n_updates: int, started: float) -> None:
         """
         Hand the means of this round of updates to SB3's logger.
@@ -163,10 +186,12 @@ class UpdatesMixin(OffPolicyAlgorithm):
         :param n_updates: critic updates done
         :param started: time.perf_counter() at their beginning
         """
+        seconds = time.perf_counter() - started
+        self._announce_duration(n_updates, seconds)
         if hasattr(self, "_logger"):
             for name, values in self._metrics.items():
                 self.logger.record_mean(name, th.stack(values).float().mean().item())
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             self.logger.record("train/n_actor_updates", self._n_actor_updates, exclude="tensorboard")
-            self.logger.record_mean("time/updates_per_second", n_updates / max(time.perf_counter() - started, 1e-9))
+            self.logger.record_mean("time/updates_per_second", n_updates / max(seconds, 1e-9))
         self._metrics.clear()

@@ -12,20 +12,24 @@ import torch as th
 from ogpo_sb3.envs.chunking import chunk_size_of
 
 
-def record_episode(model: Any, env: gym.Env, seed: int) -> tuple[list[np.ndarray], bool]:
+def record_episode(
+    model: Any, env: gym.Env, seed: int, every: int = 1, max_steps: int | None = None
+) -> tuple[list[np.ndarray], bool]:
     """
-    One episode of the ODE sampler, every environment step rendered.
+    One episode of the ODE sampler.
 
     :param model: an algorithm of this package
     :param env: per-step environment with ``render_mode="rgb_array"``
     :param seed: of the environment and the latents
+    :param every: environment steps per rendered frame (software rendering is slow)
+    :param max_steps: stop after so many environment steps
     :return: frames (H, W, 3) uint8 and whether the episode succeeded
     """
     policy, chunk_size = model.policy, chunk_size_of(model.action_space)
     generator = th.Generator().manual_seed(seed)
     obs, info = env.reset(seed=seed)
     frames: list[np.ndarray] = [np.asarray(env.render())]
-    done = False
+    done, steps = False, 0
     while not done:
         tensor, _ = policy.obs_to_tensor(obs)
         noise = th.randn(1, int(np.prod(policy.action_space.shape)), generator=generator).to(policy.device)
@@ -33,8 +37,10 @@ def record_episode(model: Any, env: gym.Env, seed: int) -> tuple[list[np.ndarray
             chunk = policy.unscale_action(policy.actor_ema.sample(tensor, noise)[0].cpu().numpy())
         for action in chunk.reshape(chunk_size, *env.action_space.shape):  # type: ignore[misc]
             obs, _, terminated, truncated, info = env.step(action)
-            frames.append(np.asarray(env.render()))
-            done = terminated or truncated
+            steps += 1
+            done = terminated or truncated or steps == max_steps
+            if done or steps % every == 0:
+                frames.append(np.asarray(env.render()))
             if done:
                 break
     return frames, bool(info.get("is_success", False))

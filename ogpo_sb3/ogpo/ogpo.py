@@ -204,6 +204,8 @@ class OGPO(GCPOffPolicyAlgorithm):
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.group_size < 2:
             raise ValueError("group_size=1 has no advantage: a chain is compared with its group, wanted at least 2")
+        if not 0.0 <= self.slow_tau <= 1.0:
+            raise ValueError(f"slow_tau must lie in [0, 1], found {self.slow_tau}")
         for name in ("bc_coef", "chi2_coef", "kl_coef", "mc_coef", "pessimism"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")

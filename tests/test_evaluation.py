@@ -1,0 +1,127 @@
+"""Evaluation: fixed seeds, no side effects, intervals, the callback's CSV and the pictures."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from ogpo_sb3 import OGPO, EvaluateCallback, evaluate
+from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
+from ogpo_sb3.evaluation.callback import read_rows
+from ogpo_sb3.evaluation.plots import plot_learning_curve
+from ogpo_sb3.evaluation.rollouts import EvaluationResult
+from ogpo_sb3.evaluation.video import record_episode, write_side_by_side
+from stable_baselines3.common.env_util import make_vec_env
+
+from tests.toys import Reach
+
+KWARGS = dict(
+    learning_starts=20,
+    batch_size=8,
+    actor_batch_size=4,
+    group_size=2,
+    chunk_size=2,
+    seed=0,
+    device="cpu",
+    policy_kwargs=dict(net_arch=[16], n_critics=2, denoising_steps=2),
+)
+
+
+@pytest.fixture
+def model():
+    return OGPO("FlowPolicy", Reach(), **KWARGS)
+
+
+def test_equal_seeds_give_equal_episodes_however_many_run_side_by_side(model):
+    alone, together = (evaluate(model, Reach, n_episodes=12, n_envs=n) for n in (1, 5))
+    np.testing.assert_array_equal(alone.lengths, together.lengths)
+    np.testing.assert_array_equal(alone.successes, together.successes)
+    np.testing.assert_allclose(alone.returns, together.returns)
+    reordered = evaluate(model, Reach, seeds=[10_003, 10_001])
+    assert reordered.lengths.tolist() == [alone.lengths[3], alone.lengths[1]]
+    other = evaluate(model, Reach, seeds=range(12))
+    assert other.lengths.tolist() != alone.lengths.tolist()
+
+
+@pytest.mark.parametrize("sampler", ["ode", "behaviour"])
+def test_the_training_is_not_disturbed(model, sampler):
+    th.manual_seed(3)
+    np.random.seed(3)
+    first = evaluate(model, Reach, n_episodes=5, sampler=sampler)
+    drawn = th.rand(1).item(), np.random.rand()
+    th.manual_seed(3)
+    np.random.seed(3)
+    assert (th.rand(1).item(), np.random.rand()) == drawn
+    again = evaluate(model, Reach, n_episodes=5, sampler=sampler)
+    np.testing.assert_array_equal(first.returns, again.returns)
+
+
+def test_lengths_and_returns_count_environment_steps(model):
+    result = evaluate(model, Reach, n_episodes=10)
+    failed = ~result.successes
+    assert (result.lengths[failed] == 20).all() and (result.returns[failed] == -20).all()
+    assert (result.returns[result.successes] == -(result.lengths[result.successes] - 1)).all()
+
+
+def test_sources_of_environments():
+    model = OGPO("FlowPolicy", "Pendulum-v1", **KWARGS)
+    by_id = evaluate(model, "Pendulum-v1", n_episodes=2)
+    for env in (None, gym.make("Pendulum-v1"), make_vec_env("Pendulum-v1", 1), lambda: gym.make("Pendulum-v1")):
+        np.testing.assert_allclose(evaluate(model, env, n_episodes=2).returns, by_id.returns, rtol=1e-5)
+    assert by_id.success_rate is None and by_id.success_interval is None and by_id.lengths.tolist() == [200, 200]
+
+
+def test_statistics():
+    result = EvaluationResult(np.arange(4), np.zeros(4), np.array([10, 20, 30, 40]), np.array([True, False, True, False]))
+    assert result.success_rate == 0.5 and result.steps_to_success == 20.0
+    # Wilson's interval for 2 of 4 at 95 %, from its closed form: 0.5 +- z sqrt(n + z^2) / (2 (n + z^2))
+    half = 1.959964 * (4 + 1.959964**2) ** 0.5 / (2 * (4 + 1.959964**2))
+    assert result.success_interval == pytest.approx((0.5 - half, 0.5 + half))
+    sure = EvaluationResult(np.arange(3), np.zeros(3), np.ones(3), np.ones(3, bool))
+    assert sure.success_interval[1] == pytest.approx(1.0) and 0.3 < sure.success_interval[0] < 0.5
+
+
+def test_bad_arguments_are_named(model):
+    with pytest.raises(ValueError, match="sampler"):
+        evaluate(model, Reach, sampler="mode")
+    with pytest.raises(ValueError, match="at least one episode"):
+        evaluate(model, Reach, n_episodes=0)
+    with pytest.raises(ValueError, match="action space"):
+        evaluate(model, gym.make("Pendulum-v1"), n_episodes=1)
+    with pytest.raises(ValueError, match="eval_freq"):
+        EvaluateCallback(0)
+
+
+def test_callback_writes_rows_as_they_come_and_a_continued_run_adds_no_double(model, tmp_path):
+    path = tmp_path / "curve.csv"
+    watch = EvaluateCallback(40, n_episodes=4, env=Reach, csv_path=path)
+    model.learn(100, callback=[watch, FullCheckpointCallback(40, tmp_path / "ckpt", keep=1)])
+    rows = read_rows(path)
+    assert [row["timesteps"] // 40 for row in rows] == [1, 2]
+    assert all(0 <= row["success_low"] <= row["success_rate"] <= row["success_high"] <= 1 for row in rows)
+    assert "eval/success_rate" in model.logger.name_to_value
+    saved = checkpoints(tmp_path / "ckpt")
+    assert len(saved) == 1
+    again = OGPO.load_checkpoint(saved[-1], env=Reach(), device="cpu")
+    again.learn(100 - again.num_timesteps, callback=EvaluateCallback(40, 4, Reach, path), reset_num_timesteps=False)
+    assert len({row["timesteps"] // 40 for row in read_rows(path)}) == 2
+
+
+def test_learning_curve_picture(tmp_path):
+    rows = [dict(timesteps=1000.0 * i, success_rate=0.1 * i, success_low=0.05 * i, success_high=0.15 * i) for i in range(5)]
+    plot_learning_curve(rows, tmp_path / "curve.png", "title", before=0.3)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_video_of_a_real_environment(tmp_path):
+    import imageio.v2 as imageio
+
+    model = OGPO("FlowPolicy", "Pendulum-v1", **KWARGS)
+    env = gym.make("Pendulum-v1", render_mode="rgb_array", max_episode_steps=9)
+    frames, success = record_episode(model, env, seed=1)
+    assert len(frames) == 10 and not success
+    assert len(record_episode(model, env, seed=1, every=4)[0]) == 4, "the first, the fourth, the eighth and the last"
+    assert len(record_episode(model, env, seed=1, max_steps=5)[0]) == 6
+    write_side_by_side([("before", frames[:4]), ("after", frames)], tmp_path / "out.mp4")
+    video = imageio.mimread(tmp_path / "out.mp4", memtest=False)
+    assert len(video) == 10
+    assert video[0].shape[1] == 2 * frames[0].shape[1] and not list(tmp_path.glob(".*"))

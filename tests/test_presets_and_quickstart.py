@@ -1,0 +1,85 @@
+"""Presets fit the constructor; the quickstart runs whole on a real simulator and goes on after an interruption."""
+
+import inspect
+import json
+import logging
+
+import numpy as np
+import pytest
+from ogpo_sb3 import OGPO, OGPOCA, presets, quickstart
+from ogpo_sb3.envs.registry import TASKS
+
+from tests.toys import Reach
+
+
+@pytest.mark.parametrize(
+    "settings", [presets.quick(), *(presets.paper(i) for i in TASKS), *(presets.laptop(i) for i in TASKS)]
+)
+def test_presets_name_real_arguments(settings):
+    assert set(settings) <= set(inspect.signature(OGPO).parameters)
+
+
+def test_presets_are_fresh_dictionaries():
+    presets.quick()["policy_kwargs"]["net_arch"].append(1)
+    assert presets.quick()["policy_kwargs"]["net_arch"] == [128, 128, 128]
+
+
+def test_paper_values():
+    square, relocate = presets.paper("ogpo/RobomimicSquare-v0"), presets.paper("ogpo/AdroitRelocate-v0")
+    assert (square["gamma"], square["chunk_size"], square["clip_bc"], square["actor_tau"]) == (0.99, 4, 0.45, 0.005)
+    assert (relocate["gamma"], relocate["policy_kwargs"]["denoising_steps"], relocate["actor_tau"]) == (0.95, 3, 0.05)
+    assert presets.paper("ogpo/KitchenComplete-v0")["demonstrations"] == "shipped:kitchen-complete"
+    with pytest.raises(ValueError, match="CartPole"):
+        presets.paper("CartPole-v1")
+
+
+def test_paper_size_on_a_cpu_announces_the_duration_once(caplog):
+    kwargs = dict(learning_starts=4, batch_size=2, actor_batch_size=1, group_size=2, device="cpu")
+    with caplog.at_level(logging.WARNING, logger="ogpo_sb3"):
+        OGPO("FlowPolicy", Reach(), policy_kwargs=dict(net_arch=[16]), **kwargs).learn(8)
+        assert not caplog.records, "small networks need no word"
+        OGPO("FlowPolicy", Reach(), policy_kwargs=dict(net_arch=[512, 512], n_critics=2), **kwargs).learn(8)
+    assert len(caplog.records) == 1
+    assert "hours" in caplog.text and "presets.quick()" in caplog.text
+
+
+def run(folder, *extra):
+    return quickstart.main(["--smoke", "--threads", "1", "--env", "ogpo/AdroitDoor-v0", "--out", str(folder), *extra])
+
+
+def test_quickstart_runs_whole_and_goes_on(tmp_path, monkeypatch, capsys):
+    """The README's first command in small: real simulator, expert demonstrations, cloning, OGPO+CA, table, picture, video."""
+    learn = OGPOCA.learn
+
+    def interrupted(self, total_timesteps, **kwargs):
+        learn(self, min(total_timesteps, 450), **kwargs)
+        raise InterruptedError
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(OGPOCA, "learn", interrupted)
+        run(tmp_path)
+    folder = tmp_path / "AdroitDoor-v0_seed0_smoke"
+    assert (folder / "bc.zip").exists() and not (folder / "results.json").exists()
+    results = run(tmp_path)
+    out = capsys.readouterr().out
+    assert "Going on from run_" in out and "behaviour cloning" in out and "OGPO+CA" in out
+    for name in ("curve.csv", "learning_curve.png", "before_after.mp4", "model.zip", "results.json"):
+        assert (folder / name).stat().st_size > 0, name
+    assert results == json.loads((folder / "results.json").read_text())
+    assert results["steps"] >= 800 and results["before"]["seeds"] == results["after"]["seeds"] == [10_000, 10_004]
+    again = run(tmp_path)
+    assert again["after"] == results["after"], "a finished run is only evaluated again, on the same seeds"
+    loaded = OGPOCA.load(folder / "model.zip", device="cpu")
+    assert np.isfinite(loaded.predict(loaded.observation_space.sample(), deterministic=True)[0]).all()
+
+
+def test_quickstart_refuses_what_it_cannot_do(tmp_path, capsys):
+    for arguments, named in ((["--env", "ogpo/Nothing-v0"], "ogpo/Nothing-v0"), (["--steps", "0"], "--steps")):
+        with pytest.raises(SystemExit):
+            quickstart.parse(arguments)
+        assert named in capsys.readouterr().err
+    folder = tmp_path / "AdroitDoor-v0_seed0_smoke"
+    folder.mkdir()
+    (folder / "settings.json").write_text(json.dumps({"env": "another"}))
+    with pytest.raises(SystemExit, match="--fresh"):
+        run(tmp_path)

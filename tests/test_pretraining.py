@@ -1,0 +1,163 @@
+"""Behaviour cloning, the BC checkpoint, demonstrations in training batches."""
+
+import numpy as np
+import pytest
+import torch as th
+from ogpo_sb3 import OGPO, OGPOCA, evaluate
+from ogpo_sb3.common.errors import TrainingDivergedError
+
+from tests.toys import Bandit, Reach, reach_demonstrations
+
+KWARGS = dict(
+    learning_starts=40,
+    batch_size=64,
+    actor_batch_size=8,
+    group_size=4,
+    chunk_size=2,
+    bc_learning_rate=2e-3,
+    seed=0,
+    device="cpu",
+    policy_kwargs=dict(net_arch=[32, 32], n_critics=2, denoising_steps=4),
+)
+
+
+def cloned(**kwargs):
+    return OGPO("FlowPolicy", Reach(), demonstrations=reach_demonstrations(), **{**KWARGS, "bc_steps": 400, **kwargs})
+
+
+def parameters(module):
+    return th.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def test_cloning_imitates_and_leaves_all_actors_equal():
+    model = cloned()
+    before = evaluate(model, Reach, n_episodes=30)
+    model.pretrain(progress_bar=False)
+    after = evaluate(model, Reach, n_episodes=30)
+    assert after.success_rate > max(0.7, before.success_rate + 0.3)
+    assert th.equal(parameters(model.actor), parameters(model.actor_ema)), "the first ratio is one"
+    assert model.bc_history[-1]["update"] == 400 and model.bc_history[-1]["loss"] < model.bc_history[0]["loss"]
+
+
+def test_clip_bc_stops_at_the_threshold():
+    model = cloned(bc_steps=1000, clip_bc=0.4)
+    model.pretrain(progress_bar=False, eval_freq=25, n_eval_episodes=20)
+    successes = [entry["success"] for entry in model.bc_history if "success" in entry]
+    assert successes[-1] >= 0.4 and all(success < 0.4 for success in successes[:-1])
+    assert model._n_bc_updates < 1000 and not model.pretraining_due
+
+
+def test_learn_pretrains_once_and_explores_with_the_clone():
+    """T5: before learning_starts the pre-trained behaviour policy acts, not the uniform distribution."""
+    model = cloned(learning_starts=10_000)
+    model.learn(300)
+    assert model.pretrained and model._n_bc_updates == 400
+    assert model.replay_buffer.n_success > 100, "a uniform policy would have had hardly any success"
+    model.learn(10, reset_num_timesteps=False)
+    assert model._n_bc_updates == 400
+
+
+def test_checkpoint_starts_another_algorithm_identically(tmp_path):
+    model = cloned(policy_kwargs=dict(net_arch=[24], denoising_steps=3, noise_std=0.07, normalize_observations=True))
+    model.pretrain(progress_bar=False, steps=50)
+    model.policy.save(tmp_path / "bc.zip")
+    other = OGPOCA("FlowPolicy", Reach(), pretrained_policy=tmp_path / "bc.zip", policy_kwargs=dict(n_critics=4), seed=1)
+    assert other.chunk_size == 2, "the checkpoint's chunk size"
+    assert other.policy.gcp_kwargs["noise_std"] == 0.07 and other.policy.n_critics == 4
+    obs = np.array([[0.0, 0.7], [0.2, -0.9]], np.float32)
+    np.testing.assert_array_equal(other.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+    for actor in other.policy.actor_copies():
+        assert th.equal(parameters(actor), parameters(model.actor_ema))
+    assert th.equal(other.critic.normalizer.mean_0, model.actor.normalizer.mean_0)
+    assert other.pretrained and not other.pretraining_due
+
+
+def test_wrong_checkpoints_are_named(tmp_path):
+    model = cloned(bc_steps=5)
+    model.pretrain(progress_bar=False)
+    model.policy.save(tmp_path / "bc.zip")
+    model.save(tmp_path / "model.zip")
+    (tmp_path / "text.zip").write_text("hello")
+    for name, message in (
+        ("none.zip", "does not exist"),
+        ("text.zip", "cannot be read"),
+        ("model.zip", "cannot be read|no file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            OGPO("FlowPolicy", Reach(), pretrained_policy=tmp_path / name)
+    with pytest.raises(ValueError, match="another architecture"):
+        OGPO("FlowPolicy", Reach(), pretrained_policy=tmp_path / "bc.zip", policy_kwargs=dict(net_arch=[9]))
+    with pytest.raises(ValueError, match="observation_space"):
+        OGPO("FlowPolicy", Bandit(), pretrained_policy=tmp_path / "bc.zip")
+    with pytest.raises(ValueError, match="exclude each other"):
+        cloned(pretrained_policy=tmp_path / "bc.zip")
+
+
+def test_interrupted_cloning_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    """Stopped between two checkpoints and continued from the first: the same network as in one go."""
+    whole = cloned(bc_steps=60)
+    whole.pretrain(progress_bar=False)
+    part = cloned(bc_steps=60)
+    one_update, updates = OGPO._bc_update, []
+
+    def interrupted(*args):
+        updates.append(1)
+        if len(updates) > 45:
+            raise InterruptedError
+        return one_update(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(OGPO, "_bc_update", interrupted)
+        part.pretrain(progress_bar=False, checkpoint=tmp_path / "bc", checkpoint_freq=20)
+    again = OGPO.load_checkpoint(tmp_path / "bc", env=Reach(), device="cpu", demonstrations=reach_demonstrations())
+    assert again._n_bc_updates == 40 and again.pretraining_due
+    again.pretrain(progress_bar=False)
+    assert th.equal(parameters(again.actor_ema), parameters(whole.actor_ema))
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.25, 16), (1.0, 64)])
+def test_offline_ratio_is_the_share_of_demonstration_windows(ratio, expected):
+    """Demonstrations are marked by an impossible goal, so that their share in a batch can be counted."""
+    demos = reach_demonstrations()
+    demos.observations[:, 1] = 2.0
+    model = OGPO("FlowPolicy", Reach(), demonstrations=demos, **{**KWARGS, "offline_ratio": ratio, "learning_starts": 10_000})
+    model.learn(100)
+    for _ in range(5):
+        batch = model._sample(64)
+        assert len(batch.observations) == 64
+        assert (batch.observations[:, 1] == 2.0).sum().item() == expected
+
+
+def test_demonstration_rewards_reach_the_critic_with_true_ends():
+    model = cloned(offline_ratio=1.0, gamma=0.9)
+    batch = model._sample(500)
+    # A shortest walk gives -1 per step and 0 at the end: the discounted sum of k steps is one of three values.
+    terminal = batch.dones[:, 0] == 1
+    assert terminal.any() and not terminal.all()
+    assert batch.rewards[~terminal, 0].numpy() == pytest.approx(-1.9)
+    assert set(batch.rewards[terminal, 0].tolist()) == {-1.0, 0.0}
+
+
+def test_bad_demonstrations_are_named():
+    demos = reach_demonstrations()
+    demos.rewards = None
+    with pytest.raises(ValueError, match="no rewards"):
+        OGPO("FlowPolicy", Reach(), demonstrations=demos, offline_ratio=0.5, **KWARGS)
+    with pytest.raises(ValueError, match="observations"):
+        OGPO("FlowPolicy", Bandit(), demonstrations=reach_demonstrations(), bc_steps=1)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        OGPO("FlowPolicy", Reach(), demonstrations="nowhere.npz", bc_steps=1)
+    loud = reach_demonstrations()
+    loud.actions *= 3
+    with pytest.raises(ValueError, match="action"):
+        OGPO("FlowPolicy", Reach(), demonstrations=loud, bc_steps=1)
+    with pytest.raises(ValueError, match="demonstrations"):
+        OGPO("FlowPolicy", Reach(), **KWARGS).pretrain()
+
+
+def test_a_diverging_clone_stops_with_its_name():
+    model = cloned()
+    with th.no_grad():
+        next(model.actor.gcp.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingDivergedError, match="bc_loss"):
+        model.pretrain(progress_bar=False)

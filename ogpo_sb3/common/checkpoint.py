@@ -43,6 +43,12 @@ class FullCheckpointCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         # Between rollouts everything collected is stored and all owed updates are done: nothing is half-way.
+        self._save_if_due()
+
+    def _on_training_end(self) -> None:
+        self._save_if_due()
+
+    def _save_if_due(self) -> None:
         if self.model.num_timesteps < self._next:
             return
         self._next = self.model.num_timesteps + self.save_freq
@@ -51,7 +57,9 @@ class FullCheckpointCallback(BaseCallback):
         if self.verbose >= 2:
             print(f"Saved the checkpoint {path}")
         if self.keep is not None:
-            for old in checkpoints(self.save_path, self.name_prefix)[: -self.keep]:
+            found = checkpoints(self.save_path, self.name_prefix)
+            # Those with more steps were left by another run, beside which this one must not lose its own.
+            for old in found[: found.index(path) + 1][: -self.keep]:
                 old.unlink(missing_ok=True)
 
 

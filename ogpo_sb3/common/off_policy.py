@@ -260,10 +260,16 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
         steps = episodes = 0
 
         callback.on_rollout_start()
+        if self._last_obs is None:
+            # A callback used the environment for something else, an evaluation say: its episodes are interrupted.
+            replay_buffer.cut()
+            self._last_obs = env.reset()  # type: ignore[assignment]
+            self._note_original_obs()
         while (episodes if by_episode else steps) < wanted:
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             if not np.isfinite(actions).all():
-                raise TrainingDivergedError("the policy's action", self.num_timesteps)
+                culprit = "the policy's action" if _is_finite(self._last_obs) else "the observation after a reset"
+                raise TrainingDivergedError(culprit, self.num_timesteps)
             new_obs, rewards, dones, infos = env.step(actions)
             executed = sum(steps_in(info) for info in infos)
             self.num_timesteps += executed
@@ -272,7 +278,10 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
 
             callback.update_locals(locals())
             if not callback.on_step():
-                replay_buffer.cut()  # this chunk was executed and is not stored: what follows does not join it
+                # This chunk was executed and is not stored: what follows begins behind it and does not join what came before.
+                replay_buffer.cut()
+                self._last_obs = new_obs  # type: ignore[assignment]
+                self._note_original_obs()
                 return RolloutReturn(steps, episodes, continue_training=False)
             self._update_info_buffer(infos, dones)
             self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
@@ -287,6 +296,11 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
                     self.dump_logs()
         callback.on_rollout_end()
         return RolloutReturn(steps, episodes, continue_training=True)
+
+    def _note_original_obs(self) -> None:
+        """Observations are stored as they were before VecNormalize."""
+        if self._vec_normalize_env is not None:
+            self._last_original_obs = self._vec_normalize_env.get_original_obs()
 
     def learn(
         self: SelfGCP,
@@ -311,12 +325,13 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
         if self.pretraining_due:
             self.pretrain(progress_bar=progress_bar or self.verbose > 0)
         self._show_progress = progress_bar
-        total, callback = self._setup_learn(
+        # The stock progress bar looks for this name among the local variables.
+        total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
         callback.on_training_start(locals(), globals())
         assert isinstance(self.train_freq, TrainFreq)
-        while self.num_timesteps < total:
+        while self.num_timesteps < total_timesteps:
             rollout = self.collect_rollouts(
                 self.env,
                 callback,
@@ -349,3 +364,8 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []
+
+
+def _is_finite(observation: Any) -> bool:
+    values = observation.values() if isinstance(observation, dict) else [observation]
+    return all(bool(np.isfinite(value).all()) for value in values)

@@ -71,6 +71,9 @@ class SavingMixin(OffPolicyAlgorithm):
         super().load_replay_buffer(path, truncate_last_traj)
         if not isinstance(self.replay_buffer, ChunkReplayBuffer):
             raise ValueError(f"the replay buffer must be a ChunkReplayBuffer, found {type(self.replay_buffer).__name__}")
+        wanted = chunk_size_of(self.action_space)
+        if self.replay_buffer.chunk_size != wanted:
+            raise ValueError(f"the replay buffer holds chunks of {self.replay_buffer.chunk_size} steps, wanted {wanted}")
         if truncate_last_traj:
             self.replay_buffer.cut()
 
@@ -163,6 +166,11 @@ class SavingMixin(OffPolicyAlgorithm):
             model._bc_optimizer_state = th.load(io.BytesIO(archive.read("bc_optimizer.pth")), weights_only=False)
             state = pickle.loads(archive.read("random_state.pkl"))
         if env is not None:
+            if model.n_envs != model.replay_buffer.n_envs:
+                raise ValueError(
+                    f"{path} was written with {model.replay_buffer.n_envs} environment(s), found {model.n_envs}: each has its own "
+                    "stream in the replay buffer, pass as many"
+                )
             model.restart_env()
         model._set_random_state(state)
         return model

@@ -144,7 +144,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
         model.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
-        if not bool(th.isfinite(norm)):
+        if not bool(th.isfinite(norm + loss.detach())):
             raise TrainingDivergedError(name if not bool(th.isfinite(loss)) else f"the gradient of {name}", self.num_timesteps)
         model.optimizer.step()  # type: ignore[union-attr, operator]
         return norm

@@ -75,6 +75,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     settings = dict(env=args.env, seed=args.seed, episodes=args.episodes, eval_episodes=args.eval_episodes, smoke=args.smoke)
     _check_settings(folder / "settings.json", settings)
+    if (folder / "results.json").exists():
+        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        print(f"{folder} holds a finished run; --fresh begins anew.")
+        _print_table(results)
+        return results
     clock = _Clock(folder / "seconds.json")
     print(f"Results go to {folder}; run the same command again to go on after an interruption.", flush=True)
 
@@ -94,9 +99,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         seconds=clock.seconds,
         command=f"python -m ogpo_sb3.quickstart {' '.join(sys.argv[1:] if argv is None else argv)}".strip(),
     )
-    _write_json(folder / "results.json", results)
     _print_table(results)
     _pictures(args, folder, model, results)
+    _write_json(folder / "results.json", results)
     return results
 
 
@@ -120,12 +125,15 @@ def _demonstrations(args: argparse.Namespace, path: pathlib.Path) -> str:
 
 def _behaviour_cloning(args: argparse.Namespace, source: str, folder: pathlib.Path) -> EvaluationResult:
     """Writes bc.zip and returns its evaluation, which is deterministic: a continued run finds the same numbers."""
-    model = OGPOCA("FlowPolicy", args.env, demonstrations=source, seed=args.seed, device="cpu", **_settings(args))
-    if (folder / "bc.zip").exists():
-        model.policy.load_pretrained(folder / "bc.zip")
+    model: OGPOCA
+    if (folder / "bc.ckpt").exists():
+        model = OGPOCA.load_checkpoint(folder / "bc.ckpt", args.env, device="cpu")
     else:
-        model.pretrain()
+        model = OGPOCA("FlowPolicy", args.env, demonstrations=source, seed=args.seed, device="cpu", **_settings(args))
+    if model.pretraining_due:
+        model.pretrain(checkpoint=folder / "bc.ckpt", checkpoint_freq=1000)
         model.policy.save(folder / "bc.zip")
+        model.save_checkpoint(folder / "bc.ckpt")  # says that cloning is done: only after its result is on disk
     result = evaluate(model, args.env, n_episodes=args.eval_episodes, progress_bar=True)
     print(f"Behaviour cloning: success {result.success_rate:.2f} on {args.eval_episodes} episodes", flush=True)
     return result
@@ -189,7 +197,7 @@ def _pictures(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, res
     plot_learning_curve(
         read_rows(folder / "curve.csv"),
         folder / "learning_curve.png",
-        f"OGPO+CA on {args.env.split('/')[-1]}, seed {args.seed}, 50 episodes per point",
+        f"OGPO+CA on {args.env.split('/')[-1]}, seed {args.seed}",
         results["before"]["success"],
     )
     print(f"Wrote {folder / 'learning_curve.png'}")

@@ -1,6 +1,7 @@
 """OGPO's updates against slow references, and what each option does."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -289,6 +290,16 @@ def test_ema_and_slow_actor_follow_at_their_rates():
         th.testing.assert_close(model.actor_slow.state_dict()[name], 0.9 * slow[name] + 0.1 * new)
     assert 0 < model._next_pessimism < 1
     assert model._next_pessimism == pytest.approx(0.5, abs=0.01), "no distance from the slow policy yet"
+
+
+def test_joint_ratio_with_the_normalised_clip_range_warns():
+    joint = dict(ratio_norm="sum")
+    with pytest.warns(UserWarning, match="same trust region"):
+        small(policy_kwargs=joint, clip_range=0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small(policy_kwargs=joint, clip_range=0.1)
+        small(clip_range=0.01)
 
 
 @pytest.mark.parametrize("how", ["min", "subsample"])

@@ -210,6 +210,13 @@ class GCPPolicy(BoundedPolicy):
         for name in ("observation_space", "action_space"):
             if saved["data"][name] != getattr(self, name):
                 raise ValueError(f"{path} was trained with {name} {saved['data'][name]}, wanted {getattr(self, name)}")
+        # Differences that no parameter's shape would betray
+        own_data = self._get_constructor_parameters()
+        for name in ("activation_fn", "time_scale", "normalize_observations", "normalize_images"):
+            if saved["data"].get(name) != own_data.get(name):
+                raise ValueError(
+                    f"{path} was trained with {name}={saved['data'].get(name)}, policy_kwargs want {own_data.get(name)}"
+                )
         prefix = "actor_ema."
         state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
         own = self.actor_ema.state_dict()

@@ -64,7 +64,7 @@ class PretrainingMixin(OffPolicyAlgorithm):
 
     def _init_pretraining(self) -> None:
         self.pretrained = False  # a BC policy exists: it explores before learning_starts
-        self.bc_history: list[dict[str, float]] = []  # update, loss and, where evaluated, success of pre-training
+        self.bc_history: list[dict[str, float]] = []  # update, loss, rate and, where evaluated, success
         self._n_bc_updates = 0
         self._bc_done = False
         self._bc_optimizer_state: dict[str, Any] | None = None
@@ -192,14 +192,15 @@ class PretrainingMixin(OffPolicyAlgorithm):
         losses: list[float] = []
         for step in bar:
             actor.set_training_mode(True)
-            update_learning_rate(optimizer, schedule_value(self.bc_lr_schedule, 1.0 - step / steps, step))
+            rate = schedule_value(self.bc_lr_schedule, 1.0 - step / steps, step)
+            update_learning_rate(optimizer, rate)
             losses.append(self._bc_update(optimizer, windows))
             # Early on a slow EMA would still be mostly the random initialisation.
             polyak_update(actor.parameters(), ema.parameters(), max(self.actor_tau, 1.0 / (step + 1)))
             self._n_bc_updates = step + 1
             evaluate_now = self._n_bc_updates % eval_freq == 0
             if evaluate_now or self._n_bc_updates % 100 == 0 or self._n_bc_updates == steps:
-                entry = {"update": float(self._n_bc_updates), "loss": float(np.mean(losses))}
+                entry = {"update": float(self._n_bc_updates), "loss": float(np.mean(losses)), "learning_rate": rate}
                 if evaluate_now:
                     success = entry["success"] = self._bc_success(eval_env, n_eval_episodes)
                 losses = []
@@ -245,7 +246,9 @@ class PretrainingMixin(OffPolicyAlgorithm):
             raise TrainingDivergedError("bc_loss", 0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        th.nn.utils.clip_grad_norm_(actor.parameters(), self.max_grad_norm)
+        norm = th.nn.utils.clip_grad_norm_(actor.parameters(), self.max_grad_norm)
+        if not bool(th.isfinite(norm)):
+            raise TrainingDivergedError("the gradient of bc_loss", 0)
         optimizer.step()
         return value
 

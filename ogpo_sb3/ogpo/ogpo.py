@@ -1,6 +1,7 @@
 """Off-Policy Generative Policy Optimization."""
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -228,6 +229,13 @@ class OGPO(GCPOffPolicyAlgorithm):
         if self.penalty is not None:
             self.policy.add_slow_actor()
             self._create_aliases()
+        if self.policy.actor.gcp.ratio_norm == "sum" and self.clip_range == 0.01:
+            warnings.warn(
+                "clip_range=0.01 is meant for ratio_norm='mean'; on the joint ratio of ratio_norm='sum' nearly every chain is "
+                f"clipped: about {0.01 * self.policy.actor.gcp.stochastic_steps * self.policy.actor.gcp.action_dim:.2g} "
+                "is the same trust region",
+                stacklevel=3,
+            )
         if self.advantage == "penultimate" and self.policy.n_critics < 3:
             raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {self.policy.n_critics}")
         if self.q_agg == "subsample" and self.policy.n_critics < 2:
@@ -300,6 +308,7 @@ class OGPO(GCPOffPolicyAlgorithm):
         self._log(actor_loss=loss, policy_loss=policy_loss, actor_grad_norm=grad_norm, agreement=agreement(q))
         self._log(ratio_mean=ratio.mean(), ratio_std=ratio.std(), approx_kl=(ratio - 1.0 - log_ratio).mean())
         self._log(clip_fraction=((ratio - 1.0).abs() > clip_range).float().mean(), advantage_std=advantage.std())
+        self._log(clip_range=th.tensor(clip_range))
         if bc_loss is not None:
             self._log(bc_loss=bc_loss)
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -69,5 +70,8 @@ def checkpoints(folder: str | os.PathLike[str], name_prefix: str = "run") -> lis
     :param name_prefix: its prefix
     :return: its files, oldest (fewest steps) first
     """
-    found = pathlib.Path(folder).glob(f"{name_prefix}_*_steps{CHECKPOINT_SUFFIX}")
-    return sorted(found, key=lambda path: int(path.name.removesuffix(f"_steps{CHECKPOINT_SUFFIX}").rsplit("_", 1)[1]))
+    # Not a glob pattern: that of "ogpo" would match the files of "ogpo_ca" too.
+    pattern = re.compile(rf"{re.escape(name_prefix)}_(\d+)_steps{re.escape(CHECKPOINT_SUFFIX)}")
+    folder = pathlib.Path(folder)
+    matches = [pattern.fullmatch(name) for name in os.listdir(folder)] if folder.is_dir() else []
+    return [folder / match[0] for match in sorted((m for m in matches if m), key=lambda match: int(match[1]))]

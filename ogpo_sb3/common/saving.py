@@ -15,6 +15,7 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecNormalize
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.chunked_env import chunk_like
@@ -74,6 +75,8 @@ class SavingMixin(OffPolicyAlgorithm):
         wanted = chunk_size_of(self.action_space)
         if self.replay_buffer.chunk_size != wanted:
             raise ValueError(f"the replay buffer holds chunks of {self.replay_buffer.chunk_size} steps, wanted {wanted}")
+        if self.replay_buffer.gamma != self.gamma:
+            raise ValueError(f"the replay buffer discounts with gamma={self.replay_buffer.gamma}, the model with {self.gamma}")
         if truncate_last_traj:
             self.replay_buffer.cut()
 
@@ -133,6 +136,8 @@ class SavingMixin(OffPolicyAlgorithm):
             archive.writestr("random_state.pkl", pickle.dumps(self._random_state()))
             with archive.open("replay_buffer.pkl", "w", force_zip64=True) as member:
                 pickle.dump(self.replay_buffer, member, protocol=pickle.HIGHEST_PROTOCOL)
+            if self._vec_normalize_env is not None:
+                archive.writestr("vec_normalize.pkl", pickle.dumps(self._vec_normalize_env))
         return path
 
     @classmethod
@@ -165,12 +170,15 @@ class SavingMixin(OffPolicyAlgorithm):
                 model.load_replay_buffer(io.BufferedReader(member), truncate_last_traj=False)  # type: ignore[type-var]
             model._bc_optimizer_state = th.load(io.BytesIO(archive.read("bc_optimizer.pth")), weights_only=False)
             state = pickle.loads(archive.read("random_state.pkl"))
+            normalised = "vec_normalize.pkl" in archive.namelist()
+            statistics = pickle.loads(archive.read("vec_normalize.pkl")) if normalised else None
         if env is not None:
             if model.n_envs != model.replay_buffer.n_envs:
                 raise ValueError(
-                    f"{path} was written with {model.replay_buffer.n_envs} environment(s), found {model.n_envs}: each has its own "
-                    "stream in the replay buffer, pass as many"
+                    f"{path} was written with {model.replay_buffer.n_envs} environment(s), found {model.n_envs}: each has its "
+                    "own stream in the replay buffer, pass as many"
                 )
+            model._adopt_statistics(statistics, path)
             model.restart_env()
         model._set_random_state(state)
         return model
@@ -186,6 +194,16 @@ class SavingMixin(OffPolicyAlgorithm):
         entropy = [0 if self.seed is None else self.seed + 1, self.num_timesteps]
         self.env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0] % (2**31 - self.env.num_envs)))
         self._last_obs = None
+
+    def _adopt_statistics(self, saved: VecNormalize | None, path: pathlib.Path) -> None:
+        """What VecNormalize had learned of observations and rewards; its options are those of the environment given."""
+        given = self._vec_normalize_env
+        if (saved is None) != (given is None):
+            word = ("without", "with") if saved is None else ("with", "without")
+            raise ValueError(f"{path} was written {word[0]} VecNormalize, found an environment {word[1]} it")
+        for name in ("obs_rms", "ret_rms"):
+            if hasattr(saved, name):
+                setattr(given, name, getattr(saved, name))
 
     def _random_state(self) -> dict[str, Any]:
         return {

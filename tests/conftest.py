@@ -11,3 +11,11 @@ def one_thread():
     th.set_num_threads(1)
     yield
     th.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_litter(tmp_path_factory):
+    """Each call of learn makes a folder for its logs, by default in the system's temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("logs")))
+        yield

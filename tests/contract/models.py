@@ -15,6 +15,8 @@ from ogpo_sb3 import OGPO, OGPOCA, ChunkActionWrapper, OGPOChi2, OGPOPlus
 # A later algorithm joins the suite here.
 ALGORITHMS = [OGPO, OGPOPlus, OGPOCA, OGPOChi2]
 CHUNK_SIZES = [1, 4]
+# Every algorithm with chunks, the first without as well: the two hardly touch, and time is short.
+PAIRS = [(ALGORITHMS[0], 1), *((algorithm, 4) for algorithm in ALGORITHMS)]
 LINE_ID = "ContractLine-v0"
 
 

@@ -23,11 +23,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from ogpo_sb3 import OGPO
 from ogpo_sb3.evaluation import EvaluateCallback
 from ogpo_sb3.evaluation.callback import read_rows
-
 from tests.contract.models import (
     ALGORITHMS,
     CHUNK_SIZES,
     LINE_ID,
+    PAIRS,
     Line,
     Ticker,
     build,
@@ -87,8 +87,7 @@ class Stop(BaseCallback):
 
 
 class TestEvents:
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_order(self, algorithm, chunk_size):
         """K1: one step event per decision, counted in environment steps."""
         diary = Diary()
@@ -155,8 +154,7 @@ class TestEvents:
 
 
 class TestStock:
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_eval_callback(self, algorithm, chunk_size, tmp_path):
         """K3, N2, N6: it fires every eval_freq decisions; its time axis and episode lengths are in environment steps."""
         env = vec(lambda: Ticker(lengths=(8,)), chunk_size)
@@ -185,8 +183,7 @@ class TestStock:
         )
         assert build(env=Ticker).learn(50, callback).num_timesteps == 4
 
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_checkpoints(self, algorithm, chunk_size, tmp_path):
         """K3: with replay buffer and VecNormalize; the names bear environment steps; they reload and go on."""
         env = VecNormalize(vec(lambda: Ticker(lengths=(8,)), chunk_size), norm_reward=False)
@@ -261,8 +258,7 @@ def read_csv(folder):
 
 
 class TestLogs:
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_keys(self, algorithm, chunk_size, tmp_path):
         """K4, K5, N5: keys, finite values, prefixes, and the user's own logger, which is kept."""
         model = build(algorithm, env=lambda: Ticker(lengths=(6,), ends=("truncated",)), chunk_size=chunk_size, n_envs=2)

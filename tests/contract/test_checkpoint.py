@@ -12,7 +12,6 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from ogpo_sb3 import OGPO, OGPOCA
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
 from ogpo_sb3.common.files import atomic_write
-
 from tests.contract.models import (
     ALGORITHMS,
     CHUNK_SIZES,

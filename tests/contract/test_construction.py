@@ -19,7 +19,6 @@ from stable_baselines3.her import HerReplayBuffer
 from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, OGPOPlus
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.policies import FlowPolicy
-
 from tests.contract.models import (
     ACTION_SPACES,
     ALGORITHMS,

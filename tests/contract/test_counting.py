@@ -10,8 +10,18 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ogpo_sb3 import OGPO
-
-from tests.contract.models import ALGORITHMS, CHUNK_SIZES, Line, Ticker, bare, build, check_stream, differences, state, vec
+from tests.contract.models import (
+    CHUNK_SIZES,
+    PAIRS,
+    Line,
+    Ticker,
+    bare,
+    build,
+    check_stream,
+    differences,
+    state,
+    vec,
+)
 from tests.contract.test_callbacks_and_logs import Stop
 from tests.contract.test_learning_loop import Rollouts
 
@@ -29,8 +39,7 @@ class Pieces(BaseCallback):
 
 class TestNumTimesteps:
     @pytest.mark.parametrize("n_envs", [1, 3])
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_counts_executed_steps(self, algorithm, chunk_size, n_envs):
         """N1, N2, N5: episodes of 5, 7 and 3 steps leave chunks unfinished; the sum is over all environments."""
         callback = Pieces()

@@ -7,8 +7,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from ogpo_sb3 import OGPO
 from ogpo_sb3.common.errors import TrainingDivergedError
-
-from tests.contract.models import ALGORITHMS, CHUNK_SIZES, Line, build, differences, policy_state, tiny
+from tests.contract.models import ALGORITHMS, CHUNK_SIZES, PAIRS, Line, build, differences, policy_state, tiny
 from tests.toys import Reach, reach_demonstrations
 
 BAD = [float("nan"), float("inf"), -float("inf")]
@@ -61,8 +60,7 @@ def test_environment(part, name, chunk_size, value, learning_starts):
     assert np.isfinite(model.replay_buffer.observations[:rows]).all() and np.isfinite(model.replay_buffer.rewards[:rows]).all()
 
 
-@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
 def test_action(algorithm, chunk_size):
     """A policy that has become NaN is not sent to a robot."""
     model = build(algorithm, chunk_size=chunk_size).learn(14)
@@ -136,4 +134,6 @@ def test_gradient(algorithm):
     loss = (parameter * 0.0).clamp_min(0.0).sqrt().sum()  # 0, with slope infinity times 0
     with pytest.raises(TrainingDivergedError, match="the gradient of some_loss"):
         model._optimise(model.critic, loss, "some_loss")
+    with pytest.raises(TrainingDivergedError, match=r"^some_loss"):  # and the other way round
+        model._optimise(model.critic, parameter.sum() + float("inf"), "some_loss")
     assert not differences(before, policy_state(model))

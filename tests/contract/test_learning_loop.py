@@ -11,15 +11,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from ogpo_sb3 import OGPO, OGPOCA
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
-
 from tests.contract.models import (
     ALGORITHMS,
     CHUNK_SIZES,
     LINE_ID,
+    PAIRS,
     FromSpaces,
     Line,
     Ticker,
@@ -175,9 +175,13 @@ class TestFrequencies:
             last.bias.fill_(50.0)  # always at the upper bound
         first.policy.save(tmp_path / "clone.zip")
         model = algorithm("FlowPolicy", Ticker(), **tiny(pretrained_policy=tmp_path / "clone.zip", best_of_n=3))
-        notes = Rollouts()
+        notes, ranked = Rollouts(), []
+        model.critic_target.register_forward_pre_hook(lambda module, args: ranked.append(model.num_timesteps))
         model.learn(9, notes)
-        assert (np.concatenate(notes.actions) == 4.0).all() and model.policy.best_of_n == 3
+        assert (np.concatenate(notes.actions) == 4.0).all()
+        assert not ranked and model.policy.best_of_n == 3
+        model.learn(2, reset_num_timesteps=False)
+        assert ranked[0] == 10  # from learning_starts on the critics choose among three
 
 
 class TestTransitions:
@@ -196,8 +200,26 @@ class TestTransitions:
             assert (np.abs(stored[12:]) == 1.0).any() and stored.std() > 0.1  # the noise is clipped at the bounds
 
     @pytest.mark.parametrize("n_envs", [1, 2])
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    def test_noise_begins_anew_with_each_episode(self, n_envs):
+        """T6: of the environment whose episode has ended, and of no other."""
+
+        class Counting(NormalActionNoise):
+            resets = 0
+
+            def reset(self):
+                self.resets += 1
+
+        def make(i):
+            return lambda: single(Ticker(lengths=(3 + i,)))
+
+        env = DummyVecEnv([make(i) for i in range(n_envs)])
+        model = build(env=env, action_noise=Counting(np.zeros(2), np.ones(2))).learn(12 * n_envs)
+        noises = model.action_noise.noises if n_envs > 1 else [model.action_noise]
+        before = 2 if n_envs > 1 else 1  # at the beginning; SB3's vectorised noise resets its parts twice then
+        assert [noise.resets - before for noise in noises] == [4, 3][:n_envs]
+
+    @pytest.mark.parametrize("n_envs", [1, 2])
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_streams(self, algorithm, chunk_size, n_envs):
         """T7: terminal observations, time limits bootstrap, nothing is mixed; over two laps of a small ring."""
         sizes = dict(buffer_size=24 * n_envs, learning_starts=50 * n_envs)
@@ -341,8 +363,7 @@ class TestBuffer:
         with pytest.raises(TypeError, match="no_such_argument"):
             build(replay_buffer_kwargs=dict(no_such_argument=1))
 
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_no_warnings(self, algorithm, chunk_size):
         """T11: with default options over repeated learn()."""
         with warnings.catch_warnings():
@@ -352,8 +373,7 @@ class TestBuffer:
             model.learn(6, reset_num_timesteps=False)
             model.learn(6)
 
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_a_dict_of_one_box_is_the_box(self, algorithm, chunk_size):
         """T12: the same numbers, before and after training."""
         found = []

@@ -11,13 +11,13 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from ogpo_sb3 import OGPO, evaluate
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.policies import FlowPolicy
-
 from tests.contract.models import (
     ACTION_SPACES,
     ALGORITHMS,
     CHUNK_SIZES,
     COUNTERS,
     OBSERVATION_SPACES,
+    PAIRS,
     FromSpaces,
     Line,
     bare,
@@ -197,9 +197,8 @@ class TestPredict:
 
 
 class TestSeeds:
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
     @pytest.mark.parametrize("n_envs", [1, 2])
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_equal_seeds_equal_runs(self, algorithm, n_envs, chunk_size):
         """S1: parameters, optimisers, rollouts, counters; with action noise."""
 

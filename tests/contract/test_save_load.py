@@ -15,12 +15,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ogpo_sb3 import OGPO, OGPOCA
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
-
 from tests.contract.models import (
     ALGORITHMS,
     CHUNK_SIZES,
     LINE_ID,
     OBSERVATION_SPACES,
+    PAIRS,
     FromSpaces,
     Line,
     Ticker,
@@ -37,14 +37,18 @@ from tests.contract.models import (
 DEVICES = ["cpu", *(["cuda"] if th.cuda.is_available() else [])]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tidy():
+    """What other tests left open is not meant here."""
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def no_warning():
     """L2: neither saving nor loading warns, ResourceWarning (an open file) included."""
-    gc.collect()  # what other tests left open is not meant here
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-        gc.collect()
 
 
 def same_predictions(first, second, n=4):
@@ -55,8 +59,7 @@ def same_predictions(first, second, n=4):
 
 
 class TestModel:
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_round_trip(self, algorithm, chunk_size, tmp_path):
         """L1, L8: all parameters, optimisers, counters and settings are equal, with and without environment."""
         model = build(algorithm, chunk_size=chunk_size, train_freq=(2, "step"), gradient_steps=1, gamma=0.9, tau=0.02).learn(
@@ -203,8 +206,7 @@ class TestModel:
         loaded = OGPO.load(tmp_path / "model", env=Line(), device=device).learn(12)
         assert {tensor.device.type for tensor in loaded.policy.state_dict().values()} == {device}
 
-    @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm, chunk_size", PAIRS)
     def test_updates_go_on_bit_for_bit(self, algorithm, chunk_size, tmp_path):
         """L4: targets, optimisers, schedules, EMA, slow actor, fractions of updates owed, pessimism."""
         options = dict(

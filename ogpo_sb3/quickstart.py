@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="folder (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=45_000, help="environment steps of fine-tuning (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=35_000, help="environment steps of fine-tuning (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=25, help="expert episodes to collect (default: %(default)s)")
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the final table (default: %(default)s)")
     parser.add_argument("--eval-freq", type=int, default=5_000, help="environment steps between evaluations")
@@ -76,10 +76,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     settings = dict(env=args.env, seed=args.seed, episodes=args.episodes, eval_episodes=args.eval_episodes, smoke=args.smoke)
     _check_settings(folder / "settings.json", settings)
     if (folder / "results.json").exists():
-        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-        print(f"{folder} holds a finished run; --fresh begins anew.")
-        _print_table(results)
-        return results
+        finished: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        if finished["steps"] >= args.steps:
+            print(f"{folder} holds a finished run; --fresh begins anew, a larger --steps goes on.")
+            _print_table(finished)
+            return finished
     clock = _Clock(folder / "seconds.json")
     print(f"Results go to {folder}; run the same command again to go on after an interruption.", flush=True)
 
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     with clock("fine-tuning"):
         model = _fine_tune(args, folder, before)
     with clock("evaluation"):
-        after = evaluate(model, args.env, n_episodes=args.eval_episodes, progress_bar=True)
+        after = evaluate(model, lambda: _make(args), n_episodes=args.eval_episodes, progress_bar=True)
     results = dict(
         **settings,
         steps=model.num_timesteps,
@@ -103,6 +104,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     _pictures(args, folder, model, results)
     _write_json(folder / "results.json", results)
     return results
+
+
+def _make(args: argparse.Namespace, **kwargs: Any) -> gym.Env:
+    return gym.make(args.env, **presets.laptop_env(args.env), **kwargs)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -127,14 +132,14 @@ def _behaviour_cloning(args: argparse.Namespace, source: str, folder: pathlib.Pa
     """Writes bc.zip and returns its evaluation, which is deterministic: a continued run finds the same numbers."""
     model: OGPOCA
     if (folder / "bc.ckpt").exists():
-        model = OGPOCA.load_checkpoint(folder / "bc.ckpt", args.env, device="cpu")
+        model = OGPOCA.load_checkpoint(folder / "bc.ckpt", _make(args), device="cpu")
     else:
-        model = OGPOCA("FlowPolicy", args.env, demonstrations=source, seed=args.seed, device="cpu", **_settings(args))
+        model = OGPOCA("FlowPolicy", _make(args), demonstrations=source, seed=args.seed, device="cpu", **_settings(args))
     if model.pretraining_due:
         model.pretrain(checkpoint=folder / "bc.ckpt", checkpoint_freq=1000)
         model.policy.save(folder / "bc.zip")
         model.save_checkpoint(folder / "bc.ckpt")  # says that cloning is done: only after its result is on disk
-    result = evaluate(model, args.env, n_episodes=args.eval_episodes, progress_bar=True)
+    result = evaluate(model, lambda: _make(args), n_episodes=args.eval_episodes, progress_bar=True)
     print(f"Behaviour cloning: success {result.success_rate:.2f} on {args.eval_episodes} episodes", flush=True)
     return result
 
@@ -143,19 +148,19 @@ def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: Evaluatio
     settings = {k: v for k, v in _settings(args).items() if k not in ("bc_steps", "clip_bc")}
     curve, saved = folder / "curve.csv", checkpoints(folder / "checkpoints")
     if saved:
-        model = OGPOCA.load_checkpoint(saved[-1], args.env, device="cpu")
+        model = OGPOCA.load_checkpoint(saved[-1], _make(args), device="cpu")
         print(f"Going on from {saved[-1].name}", flush=True)
     else:
         curve.unlink(missing_ok=True)
         append_row(curve, 0, before)
         model = OGPOCA(
-            "FlowPolicy", args.env, pretrained_policy=str(folder / "bc.zip"), seed=args.seed, device="cpu", **settings
+            "FlowPolicy", _make(args), pretrained_policy=str(folder / "bc.zip"), seed=args.seed, device="cpu", **settings
         )
     remaining = args.steps - model.num_timesteps
     if remaining > 0:
         save = FullCheckpointCallback(args.eval_freq, folder / "checkpoints")
         watch = EvaluateCallback(
-            args.eval_freq, n_episodes=min(50, args.eval_episodes), env=args.env, csv_path=curve, verbose=1
+            args.eval_freq, n_episodes=min(50, args.eval_episodes), env=lambda: _make(args), csv_path=curve, verbose=1
         )
         model.learn(remaining, callback=[watch, save], reset_num_timesteps=False, progress_bar=True)
         model.save_checkpoint(folder / "checkpoints" / f"run_{model.num_timesteps}_steps.ckpt")
@@ -202,8 +207,8 @@ def _pictures(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, res
     )
     print(f"Wrote {folder / 'learning_curve.png'}")
     try:
-        env = gym.make(args.env, render_mode="rgb_array")
-        bc = OGPOCA("FlowPolicy", args.env, pretrained_policy=str(folder / "bc.zip"), device="cpu")
+        env = _make(args, render_mode="rgb_array")
+        bc = OGPOCA("FlowPolicy", _make(args), pretrained_policy=str(folder / "bc.zip"), device="cpu")
         clips: list[tuple[str, list[Any]]] = [("behaviour cloning", []), ("OGPO+CA", [])]
         for seed in range(10_000, 10_001 if args.smoke else 10_003):
             for (name, frames), policy in zip(clips, (bc, model), strict=True):

@@ -79,8 +79,6 @@ _ROBOMIMIC = dict(bc_steps=500_000, clip_bc=0.45, gamma=0.999, learning_starts=4
 _KITCHEN = dict(bc_steps=500_000, learning_starts=20_000)
 _ADROIT = dict(bc_steps=50_000, learning_starts=20_000, actor_tau=0.05, utd_critic=4.0, utd_actor=4.0, _denoising_steps=3)
 _PAPER: dict[str, dict[str, Any]] = {
-    "ogpo/RobomimicLift-v0": {**_ROBOMIMIC, "gamma": 0.99, "learning_starts": 20_000, "chunk_size": 4},
-    "ogpo/RobomimicCan-v0": {**_ROBOMIMIC, "gamma": 0.99, "learning_starts": 20_000, "chunk_size": 4},
     "ogpo/RobomimicSquare-v0": {**_ROBOMIMIC, "gamma": 0.99, "learning_starts": 20_000, "chunk_size": 4},
     "ogpo/RobomimicToolHang-v0": {**_ROBOMIMIC, "_width": 5},
     "ogpo/RobomimicTransport-v0": {**_ROBOMIMIC, "bc_steps": 1_000_000, "_width": 5},

@@ -330,6 +330,12 @@ def test_other_aggregations_run(how):
         (dict(offline_ratio=0.5), "demonstrations"),
         (dict(chunk_size=0), "chunk_size"),
         (dict(n_steps=3), "n_steps=3"),
+        (dict(batch_size=0), "batch_size"),
+        (dict(buffer_size=0), "buffer_size"),
+        (dict(learning_starts=-1), "learning_starts"),
+        (dict(critic_warmup_updates=-1), "critic_warmup_updates"),
+        (dict(policy_kwargs=dict(net_arch=[0])), "net_arch"),
+        (dict(policy_kwargs=dict(critic_net_arch=[8, 0])), "net_arch"),
         (dict(policy_kwargs=dict(noise_schedule="linear")), "noise_schedule"),
     ],
 )

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.chunked_env import chunk_env, chunk_like
 from ogpo_sb3.common.errors import TrainingDivergedError
-from ogpo_sb3.common.options import check_pretraining, check_shared
+from ogpo_sb3.common.options import check_counts, check_pretraining, check_shared
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.policies import FlowPolicy, GCPPolicy
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
@@ -90,6 +90,12 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
         if precision != "fp32":
             raise ValueError(f"precision must be 'fp32', found {precision!r}")
         check_shared(tau, actor_tau, gamma, utd_critic, utd_actor, offline_ratio, max_grad_norm)
+        check_counts(
+            buffer_size=(buffer_size, 1),
+            batch_size=(batch_size, 1),
+            learning_starts=(learning_starts, 0),
+            critic_warmup_updates=(critic_warmup_updates, 0),
+        )
         check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, offline_ratio)
         if optimize_memory_usage:
             raise NotImplementedError("optimize_memory_usage is not needed: the chunk buffer stores each observation once")

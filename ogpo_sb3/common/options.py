@@ -14,6 +14,7 @@ def check_shared(
     offline_ratio: float,
     max_grad_norm: float,
 ) -> None:
+    """Ranges of the arguments that every algorithm has, see :class:`ogpo_sb3.OGPO`."""
     for name, value, low, high in (
         ("tau", tau, 0.0, 1.0),
         ("actor_tau", actor_tau, 0.0, 1.0),
@@ -27,9 +28,20 @@ def check_shared(
             raise ValueError(f"{name} must lie in [{low:g}, {high:g}], found {value}")
 
 
+def check_counts(**counts: tuple[float, int]) -> None:
+    """
+    :param counts: by argument name, the value given and the smallest that makes sense
+    :raises ValueError: a value below its minimum
+    """
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, found {value}")
+
+
 def check_pretraining(
     demonstrations: Any, bc_steps: int, clip_bc: float | None, pretrained_policy: Any, offline_ratio: float
 ) -> None:
+    """Sources of a first policy that are missing or exclude each other, see :class:`ogpo_sb3.OGPO`."""
     if bc_steps < 0:
         raise ValueError(f"bc_steps must be at least 0, found {bc_steps}")
     if bc_steps > 0 and demonstrations is None:

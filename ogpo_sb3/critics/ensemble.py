@@ -80,6 +80,8 @@ class CriticEnsemble(nn.Module):
         super().__init__()
         if n_critics < 1:
             raise ValueError(f"n_critics must be at least 1, found {n_critics}")
+        if any(width < 1 for width in net_arch):
+            raise ValueError(f"the critics' net_arch must hold widths of at least 1, found {list(net_arch)}")
         self.n_critics = n_critics
         layers: list[nn.Module] = []
         in_dim = features_dim + action_dim

@@ -29,6 +29,8 @@ def mlp(in_dim: int, net_arch: Sequence[int], out_dim: int, activation_fn: type[
     :param out_dim: output dimension
     :param activation_fn: activation between the layers
     """
+    if any(width < 1 for width in net_arch):
+        raise ValueError(f"net_arch must hold widths of at least 1, found {list(net_arch)}")
     layers: list[nn.Module] = []
     for width in net_arch:
         layers += [dense(in_dim, width), activation_fn()]

@@ -302,6 +302,13 @@ def test_joint_ratio_with_the_normalised_clip_range_warns():
         small(clip_range=0.01)
 
 
+@pytest.mark.parametrize("advantage", ["mean", "positive", "std"])
+def test_kl_penalty_trains_and_moves_the_pessimism(advantage):
+    model = small(kl_coef=0.5, advantage=advantage, learning_rate=1e-2).learn(60)
+    assert model.actor_slow is not None and model._next_pessimism != 0.5
+    assert model.logger.name_to_value["train/penalty_beta"] > 0
+
+
 @pytest.mark.parametrize("how", ["min", "subsample"])
 def test_other_aggregations_run(how):
     model = small(q_agg=how, q_variance_samples=2).learn(40)

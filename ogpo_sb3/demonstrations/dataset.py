@@ -1,8 +1,6 @@
 """The one in-memory form of demonstrations: flat arrays of steps, episode ends and a note of where they came from."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+
+from ogpo_sb3.common.files import atomic_write
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -212,20 +212,8 @@ class DemonstrationSet:
             path = path.with_name(path.name + ".npz")
         arrays: dict[str, Any] = {**dict(self._per_step()), **dict(self._per_episode()), "episode_ends": self.episode_ends}
         arrays["meta"] = np.array(json.dumps(self.meta))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, because a rename is only atomic within one file system.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **arrays)
-            # mkstemp makes files for the owner only; a data set is to be shared like any other file.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with atomic_write(path) as file:
+            np.savez_compressed(file, **arrays)
         return path
 
     def _per_step(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.chunked_env import chunk_env, chunk_like
 from ogpo_sb3.common.errors import TrainingDivergedError
-from ogpo_sb3.common.options import check_counts, check_pretraining, check_shared
+from ogpo_sb3.common.options import check_at_least, check_pretraining, check_shared
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.policies import FlowPolicy, GCPPolicy
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
@@ -90,7 +90,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
         if precision != "fp32":
             raise ValueError(f"precision must be 'fp32', found {precision!r}")
         check_shared(tau, actor_tau, gamma, utd_critic, utd_actor, offline_ratio, max_grad_norm)
-        check_counts(
+        check_at_least(
             buffer_size=(buffer_size, 1),
             batch_size=(batch_size, 1),
             learning_starts=(learning_starts, 0),

@@ -28,12 +28,12 @@ def check_shared(
             raise ValueError(f"{name} must lie in [{low:g}, {high:g}], found {value}")
 
 
-def check_counts(**counts: tuple[float, int]) -> None:
+def check_at_least(**limits: tuple[float, int]) -> None:
     """
-    :param counts: by argument name, the value given and the smallest that makes sense
+    :param limits: by argument name, the value given and the smallest that makes sense
     :raises ValueError: a value below its minimum
     """
-    for name, (value, least) in counts.items():
+    for name, (value, least) in limits.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, found {value}")
 

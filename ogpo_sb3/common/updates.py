@@ -165,10 +165,12 @@ class UpdatesMixin(OffPolicyAlgorithm):
         :param n_updates: critic updates just done, with the actor updates that belonged to them
         :param seconds: their duration
         """
-        widest = max((p.shape[-1] for p in self.policy.parameters() if p.dim() > 1), default=0)
-        if self._duration_announced or n_updates == 0 or self.device.type != "cpu" or widest < 512:
+        if self._duration_announced or n_updates == 0:
             return
         self._duration_announced = True
+        widest = max((p.shape[-1] for p in self.policy.parameters() if p.dim() > 1), default=0)
+        if self.device.type != "cpu" or widest < 512:
+            return
         steps = max(self._total_timesteps - self.num_timesteps, 0)
         hours = steps * (self.critic_updates_per_step or 1.0) * seconds / n_updates / 3600
         logging.getLogger("ogpo_sb3").warning(

@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import polyak_update
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
+from ogpo_sb3.common.options import check_at_least
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.schedules import Schedule, WarmupCosine, as_schedule
 from ogpo_sb3.critics import next_value, td_loss, td_target
@@ -200,16 +201,14 @@ class OGPO(GCPOffPolicyAlgorithm):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, found {value!r}")
-        for name in ("group_size", "actor_batch_size", "best_of_n", "q_variance_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        positive = ("group_size", "actor_batch_size", "best_of_n", "q_variance_samples")
+        coefficients = ("bc_coef", "chi2_coef", "kl_coef", "mc_coef", "pessimism")
+        check_at_least(**{name: (getattr(self, name), 1) for name in positive})
+        check_at_least(**{name: (getattr(self, name), 0) for name in coefficients})
         if self.group_size < 2:
             raise ValueError("group_size=1 has no advantage: a chain is compared with its group, wanted at least 2")
         if not 0.0 <= self.slow_tau <= 1.0:
             raise ValueError(f"slow_tau must lie in [0, 1], found {self.slow_tau}")
-        for name in ("bc_coef", "chi2_coef", "kl_coef", "mc_coef", "pessimism"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")
         if self.chi2_coef > 0 and self.kl_coef > 0:
             raise ValueError(f"chi2_coef={self.chi2_coef} and kl_coef={self.kl_coef} exclude each other: give one penalty")
         if self.penalty is not None and self.advantage in ("conservative", "penultimate"):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch as th
 from ogpo_sb3.gcp import FlowGCP
-from ogpo_sb3.gcp.networks import NoiseMLP, TimeEmbedding
+from ogpo_sb3.gcp.networks import NoiseMLP, TimeEmbedding, VelocityNet
 
 F, D = 3, 6
 
@@ -70,18 +70,23 @@ def test_mean_normalisation_divides_by_stochastic_steps_and_dimensions():
         th.testing.assert_close(mean.chain_log_prob(features, states), expected)
 
 
-class _Mixture(FlowGCP):
+class _Mixture(VelocityNet):
     """The exact velocity of the path from N(0, I) to two narrow modes at -0.5 and 0.5 (one dimension)."""
 
     modes, spread = (-0.5, 0.5), 0.1
 
-    def velocity(self, features, x, t):
-        t = t[:, None]
-        variance = (1 - t) ** 2 + (t * self.spread) ** 2
-        logits = th.cat([-0.5 * (x - t * m) ** 2 / variance for m in self.modes], dim=1)
+    def condition(self, features):
+        return features
+
+    def embed_times(self, t):
+        return t[:, None]
+
+    def forward(self, condition, time, x):
+        variance = (1 - time) ** 2 + (time * self.spread) ** 2
+        logits = th.cat([-0.5 * (x - time * m) ** 2 / variance for m in self.modes], dim=1)
         weights = logits.softmax(dim=1)
-        gain = (t * self.spread**2 - (1 - t)) / variance
-        return sum(w[:, None] * (m + gain * (x - t * m)) for w, m in zip(weights.T, self.modes, strict=True))
+        gain = (time * self.spread**2 - (1 - time)) / variance
+        return sum(w[:, None] * (m + gain * (x - time * m)) for w, m in zip(weights.T, self.modes, strict=True))
 
 
 def _spread(samples):
@@ -96,7 +101,8 @@ def test_exact_correction_keeps_the_marginals(steps):
     width = {}
     features = th.zeros(20_000, 1)
     for correction in ("exact", "official", "none"):
-        gcp = _Mixture(1, 1, net_arch=(), denoising_steps=steps, noise_std=0.2, sde_correction=correction)
+        gcp = FlowGCP(1, 1, net_arch=(), denoising_steps=steps, noise_std=0.2, sde_correction=correction)
+        gcp.velocity_net = _Mixture()
         with th.no_grad():
             width[correction] = _spread(gcp.sample_chain(features).states[-1])
             ode = _spread(gcp.sample(features))
@@ -132,8 +138,9 @@ def test_noise_clip_bounds_each_transition():
     with th.no_grad():
         states = gcp.sample_chain(features).states
         for k in range(5):
-            mean, std = gcp.transition(features, states[k], th.full((256,), k))
-            assert ((states[k + 1] - mean).abs() <= 0.5 * std + 1e-6).all()
+            v = gcp.velocity(features, states[k], th.full((256,), k / 5))
+            mean = gcp.drift(states[k], v, k / 5, gcp.correction_table[k])
+            assert ((states[k + 1] - mean).abs() <= 0.5 * gcp.std_table[k] + 1e-6).all()
 
 
 def test_bc_loss_weights():

@@ -62,7 +62,7 @@ def test_actor_loss_against_loops(advantage):
     gcp, old, critics = model.actor.gcp, model.actor_ema.gcp, model.critic_target
     with th.no_grad():
         chain = model.actor_ema.sample_chain(batch.observations, 4)
-        total, clipped = 0.0, 0
+        total, clipped, scored, with_gradient = 0.0, 0, 0, 0
         for b in range(8):
             rows = range(4 * b, 4 * b + 4)
             obs = batch.observations[b : b + 1]
@@ -80,13 +80,16 @@ def test_actor_loss_against_loops(advantage):
                 ratio = math.exp((lp["new"] - lp["old"]) / (3 * 2))
                 a = _advantage(q, g, advantage)
                 total += min(ratio * a, min(max(ratio, 0.999), 1.001) * a) / 32
-                clipped += abs(ratio - 1) > 0.001
-    assert 0 < clipped
+                scored += a != 0
+                clipped += a != 0 and abs(ratio - 1) > 0.001
+                with_gradient += a != 0 and not (ratio > 1.001 if a > 0 else ratio < 0.999)
+    assert 0 < clipped and 0 < with_gradient < scored <= 32
     model.learn(0)  # a logger
     reseed()
     model._update_actor()
     assert model._metrics["train/policy_loss"][0].item() == pytest.approx(-total, rel=2e-3, abs=1e-6)
-    assert model._metrics["train/clip_fraction"][0].item() == pytest.approx(clipped / 32)
+    assert model._metrics["train/clip_fraction"][0].item() == pytest.approx(clipped / scored)
+    assert model._metrics["train/gradient_fraction"][0].item() == pytest.approx(with_gradient / 32)
     assert any(not th.equal(a, b) for a, b in zip(before, model.actor.parameters(), strict=True))
 
 
@@ -123,9 +126,8 @@ def test_critic_loss_against_loops(samples, mc_coef):
             mc += batch.mc_valid[b].item() * ((q - batch.mc_returns[b]) ** 2).mean().item()
             n_mc += batch.mc_valid[b].item()
     reseed()
-    model._critic_step(model._sample(12))
-    expected = td + mc_coef * mc / n_mc
-    assert model._metrics["train/critic_loss"][0].item() == pytest.approx(expected, rel=1e-4)
+    loss = model._critic_step(model._sample(12))["critic_loss"]
+    assert loss.item() == pytest.approx(td + mc_coef * mc / n_mc, rel=1e-4)
 
 
 # -- learning -------------------------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ def test_bad_schedules_are_named(value):
 def test_success_bc_is_silent_until_successes_and_never_sees_failures():
     """DESIGN 5.6: no loss without successes; afterwards poisoned failures cannot reach it."""
     model = filled(OGPOPlus, steps=19)
-    assert model.replay_buffer.n_success == 0 and model._success_bc_loss() is None
+    assert model.replay_buffer.n_success == 0 and model._success_batch() is None
     model.learn(400, reset_num_timesteps=False)
     buffer = model.replay_buffer
     assert buffer.n_success >= 8
@@ -248,7 +250,7 @@ def test_success_bc_is_silent_until_successes_and_never_sees_failures():
     assert failed.any()
     buffer.actions[failed] = np.nan
     for _ in range(30):
-        assert th.isfinite(model._success_bc_loss())
+        assert th.isfinite(model._cloning_loss(model._success_batch()))
 
 
 def test_critic_warmup_trains_critics_only_and_is_not_counted():

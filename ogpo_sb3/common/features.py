@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from ogpo_sb3.critics import CriticEnsemble
-from ogpo_sb3.gcp import Chain, GenerativeControlPolicy
+from ogpo_sb3.gcp import Chain, GenerativeControlPolicy, row_blocks
 
 
 class ObservationNormalizer(nn.Module):
@@ -166,7 +166,28 @@ class GCPActor(FeatureModel, BoundedPolicy):
         :param obs: observations (B)
         :param n: chains per observation
         """
-        return self.gcp.sample_chain(self.features(obs).repeat_interleave(n, dim=0))
+        return self.gcp.sample_chain(self.features(obs), n)
+
+    def chain_log_prob(self, obs: PyTorchObs, states: th.Tensor) -> th.Tensor:
+        """
+        Log-likelihood of given chains, in blocks: for use without gradient.
+
+        :param obs: observations (B)
+        :param states: (K+1, B * n, D), chains of one observation adjacent
+        :return: (B * n,)
+        """
+        condition, total = self.gcp.condition(self.features(obs)), states.shape[1]
+        owner = self.owners(len(condition), total // len(condition))
+        blocks = row_blocks(total, states, self.gcp.denoising_steps)
+        return th.cat([self.gcp.log_prob_of(condition, states[:, rows], owner[rows]) for rows in blocks])
+
+    def owners(self, n_states: int, n: int) -> th.Tensor:
+        """
+        :param n_states: B
+        :param n: chains per state
+        :return: (B * n,) the state that each chain belongs to
+        """
+        return th.arange(n_states, device=self.device).repeat_interleave(n)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic)
@@ -209,12 +230,7 @@ class ChunkCritic(FeatureModel):
         :param actions: (B, D), or (B, G, D) for G actions per observation
         :return: (M, B), or (M, B, G)
         """
-        features = self.features(obs)
-        if actions.dim() == 2:
-            return self.ensemble(features, actions)
-        batch, group, _ = actions.shape
-        q = self.ensemble(features.repeat_interleave(group, dim=0), actions.flatten(0, 1))
-        return q.view(-1, batch, group)
+        return self.ensemble(self.features(obs), actions)
 
 
 def frozen_copy(module: nn.Module) -> Any:

@@ -12,14 +12,17 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
+from ogpo_sb3.common.captured import CapturedStep
 from ogpo_sb3.common.chunked_env import chunk_env, chunk_like
 from ogpo_sb3.common.errors import TrainingDivergedError
 from ogpo_sb3.common.options import check_at_least, check_pretraining, check_shared
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.policies import FlowPolicy, GCPPolicy
+from ogpo_sb3.common.precision import check_precision
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.progress import StepProgressBar
 from ogpo_sb3.common.saving import SavingMixin
@@ -87,8 +90,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
             raise ValueError(
                 f"utd_critic={utd_critic} and gradient_steps={gradient_steps} both set the critic's rate: give one"
             )
-        if precision != "fp32":
-            raise ValueError(f"precision must be 'fp32', found {precision!r}")
+        check_precision(precision, get_device(device))
         check_shared(tau, actor_tau, gamma, utd_critic, utd_actor, offline_ratio, max_grad_norm)
         check_at_least(
             buffer_size=(buffer_size, 1),
@@ -155,6 +157,8 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
         self._duration_announced = False
         self._init_pretraining()
         self._metrics: dict[str, list[th.Tensor]] = defaultdict(list)
+        self._captured: dict[Any, CapturedStep] = {}  # recorded updates (GPU)
+        self._diverged: dict[str, th.Tensor] = {}  # by loss: whether a step was left out (GPU)
         if _init_setup_model:
             self._setup_model()
 
@@ -177,6 +181,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
         self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "chunk_size": self.chunk_size, "gamma": self.gamma}
         super()._setup_model()
         self._create_aliases()
+        self._prepare_optimizers()
         self._setup_pretraining()
 
     def _create_aliases(self) -> None:
@@ -353,11 +358,13 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
                 owed = self._updates_owed(rollout.episode_timesteps)
                 if owed > 0:
                     self.train(batch_size=self.batch_size, gradient_steps=owed)
+        self._read_metrics()
         callback.on_training_end()
         return self
 
     def dump_logs(self) -> None:
         """SB3's log table, with the number of decisions beside that of environment steps."""
+        self._read_metrics()
         self.logger.record("time/decisions", self._num_decisions, exclude="tensorboard")
         super().dump_logs()
 
@@ -366,7 +373,8 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
     def _excluded_save_params(self) -> list[str]:
         aliases = ["actor", "actor_ema", "actor_slow", "critic", "critic_target"]
         sources = [] if isinstance(self.demonstrations, str) else ["demonstrations"]
-        return [*super()._excluded_save_params(), *aliases, *sources, *self._pretraining_excluded(), "_metrics"]
+        passing = ["_metrics", "_captured", "_diverged"]
+        return [*super()._excluded_save_params(), *aliases, *sources, *self._pretraining_excluded(), *passing]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "actor.optimizer", "critic.optimizer"], []

@@ -8,10 +8,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.utils import polyak_update, update_learning_rate
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.errors import TrainingDivergedError
+from ogpo_sb3.common.optimization import guarded_step, polyak, prepare_optimizer, set_rate
 from ogpo_sb3.common.policies import GCPPolicy, read_policy_file
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.schedules import Schedule, schedule_value
@@ -186,6 +186,7 @@ class PretrainingMixin(OffPolicyAlgorithm):
         optimizer = self.policy.make_optimizer(actor, self.bc_lr_schedule(1.0), weight_decay=0.0)
         if self._bc_optimizer_state is not None:
             optimizer.load_state_dict(self._bc_optimizer_state)
+        prepare_optimizer(optimizer, self.device)
         windows = self._windows(demos)
         bar = progress(range(self._n_bc_updates, steps), "behaviour cloning", steps, progress_bar, self._n_bc_updates)
         success: float | None = None
@@ -193,10 +194,10 @@ class PretrainingMixin(OffPolicyAlgorithm):
         for step in bar:
             actor.set_training_mode(True)
             rate = schedule_value(self.bc_lr_schedule, 1.0 - step / steps, step)
-            update_learning_rate(optimizer, rate)
+            set_rate(optimizer, rate)
             losses.append(self._bc_update(optimizer, windows))
             # Early on a slow EMA would still be mostly the random initialisation.
-            polyak_update(actor.parameters(), ema.parameters(), max(self.actor_tau, 1.0 / (step + 1)))
+            polyak(actor, ema, max(self.actor_tau, 1.0 / (step + 1)))
             self._n_bc_updates = step + 1
             evaluate_now = self._n_bc_updates % eval_freq == 0
             if evaluate_now or self._n_bc_updates % 100 == 0 or self._n_bc_updates == steps:
@@ -241,15 +242,12 @@ class PretrainingMixin(OffPolicyAlgorithm):
             th.as_tensor(actions[rows], device=self.device),
             th.as_tensor(weights[rows], device=self.device),
         )
-        value = loss.item()
-        if not np.isfinite(value):
-            raise TrainingDivergedError("bc_loss", 0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = th.nn.utils.clip_grad_norm_(actor.parameters(), self.max_grad_norm)
-        if not bool(th.isfinite(norm)):
-            raise TrainingDivergedError("the gradient of bc_loss", 0)
-        optimizer.step()
+        _, bad = guarded_step(optimizer, loss, self.max_grad_norm)
+        value = loss.item()
+        if bool(bad):
+            raise TrainingDivergedError("the gradient of bc_loss" if np.isfinite(value) else "bc_loss", 0)
         return value
 
     def _bc_success(self, eval_env: Any, n_episodes: int) -> float:

@@ -14,12 +14,14 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.files import atomic_write, with_suffix
+from ogpo_sb3.common.optimization import prepare_optimizer
+from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.envs.chunking import chunk_size_of
 
 SelfSaving = TypeVar("SelfSaving", bound="SavingMixin")
@@ -30,8 +32,32 @@ CHECKPOINT_SUFFIX = ".ckpt"
 class SavingMixin(OffPolicyAlgorithm):
     """The saving side of :class:`ogpo_sb3.common.off_policy.GCPOffPolicyAlgorithm`."""
 
+    policy: GCPPolicy
     replay_buffer: ChunkReplayBuffer
     _bc_optimizer_state: Any
+    _captured: dict[Any, Any]
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        As SB3's; optimisers saved on another device are adapted to this one.
+
+        :param load_path_or_dict: file, or parameters by name
+        :param exact_match: every name and tensor must be given
+        :param device: where tensors are read to
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self._prepare_optimizers()
+
+    def _prepare_optimizers(self) -> None:
+        """Let the optimisers suit the device; updates recorded with other tensors are forgotten."""
+        for model in (self.policy.actor, self.policy.critic):
+            prepare_optimizer(model.optimizer, self.device)
+        self._captured.clear()
 
     def save(
         self,

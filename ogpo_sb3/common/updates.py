@@ -3,20 +3,26 @@
 import logging
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
+from ogpo_sb3.common.captured import CapturedStep, signature
 from ogpo_sb3.common.errors import TrainingDivergedError
 from ogpo_sb3.common.features import ChunkCritic, GCPActor
+from ogpo_sb3.common.optimization import guarded_step, has_fused, set_rate
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.sampling import concatenate_samples
 from ogpo_sb3.common.schedules import Schedule, schedule_value
+
+# On a GPU metrics are read at logs, and after this many updates where logs are rarer.
+_UPDATES_BETWEEN_READS = 200
 
 
 class UpdatesMixin(OffPolicyAlgorithm):
@@ -41,6 +47,8 @@ class UpdatesMixin(OffPolicyAlgorithm):
     _show_progress: bool
     _duration_announced: bool
     _metrics: dict[str, list[th.Tensor]]
+    _captured: dict[Any, CapturedStep]
+    _diverged: dict[str, th.Tensor]
 
     @property
     def critic_updates_per_step(self) -> float | None:
@@ -129,8 +137,23 @@ class UpdatesMixin(OffPolicyAlgorithm):
             "critic_learning_rate": (self.critic, schedule_value(self.critic_lr_schedule, progress, self._n_updates)),
         }
         for name, (model, rate) in rates.items():
-            update_learning_rate(model.optimizer, rate)
+            set_rate(model.optimizer, rate)
             self._metrics[f"train/{name}"] = [th.tensor(rate)]
+
+    def _run(self, step: Callable[..., dict[str, th.Tensor]], *inputs: Any) -> None:
+        """
+        Do one update and keep its scalars for the log; on a GPU as a captured graph.
+
+        :param step: function of tensors that updates a network, without asking the host for anything
+        :param inputs: batches and numbers on the device
+        """
+        if self.device.type != "cuda" or not all(has_fused(m.optimizer) for m in (self.actor, self.critic)):
+            self._log(**step(*inputs))
+            return
+        key = (step.__name__, signature(inputs))
+        if key not in self._captured:
+            self._captured[key] = CapturedStep(step)
+        self._log(**self._captured[key](*inputs))
 
     def _optimise(self, model: nn.Module, loss: th.Tensor, name: str) -> th.Tensor:
         """
@@ -143,10 +166,24 @@ class UpdatesMixin(OffPolicyAlgorithm):
         """
         model.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
-        if not bool(th.isfinite(norm + loss.detach())):
-            raise TrainingDivergedError(name if not bool(th.isfinite(loss)) else f"the gradient of {name}", self.num_timesteps)
-        model.optimizer.step()  # type: ignore[union-attr, operator]
+        return self._apply_gradient(model, loss, name)
+
+    def _apply_gradient(self, model: nn.Module, loss: th.Tensor, name: str) -> th.Tensor:
+        """
+        As :meth:`_optimise`, with the gradient that has been accumulated.
+
+        :param model: network with an ``optimizer``
+        :param loss: scalar
+        :param name: of the loss, for the error
+        :return: gradient norm before clipping
+        """
+        norm, bad = guarded_step(model.optimizer, loss, self.max_grad_norm)  # type: ignore[arg-type]
+        if not bad.is_cuda:
+            if bool(bad):
+                raise TrainingDivergedError(f"the gradient of {name}" if bool(th.isfinite(loss)) else name, self.num_timesteps)
+            return norm
+        # The step was left out on the device; whether that happened is read together with the metrics.
+        self._diverged.setdefault(name, th.zeros_like(bad)).logical_or_(bad)
         return norm
 
     def _log(self, **values: th.Tensor) -> None:
@@ -191,9 +228,30 @@ class UpdatesMixin(OffPolicyAlgorithm):
         seconds = time.perf_counter() - started
         self._announce_duration(n_updates, seconds)
         if hasattr(self, "_logger"):
-            for name, values in self._metrics.items():
-                self.logger.record_mean(name, th.stack(values).float().mean().item())
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             self.logger.record("train/n_actor_updates", self._n_actor_updates, exclude="tensorboard")
             self.logger.record_mean("time/updates_per_second", n_updates / max(seconds, 1e-9))
+        pending = max((len(values) for values in self._metrics.values()), default=0)
+        if self.device.type == "cpu" or pending >= _UPDATES_BETWEEN_READS:
+            self._read_metrics()
+
+    def _read_metrics(self) -> None:
+        """Fetch what was kept from the device, in one go, and hand the means to SB3's logger."""
+        for name, bad in self._diverged.items():
+            if bool(bad):
+                raise TrainingDivergedError(name, self.num_timesteps)
+        names = list(self._metrics)
+        values = [value.float() for name in names for value in self._metrics[name]]
+        numbers = iter(_to_floats(values))
+        if hasattr(self, "_logger"):
+            for name in names:
+                own = [next(numbers) for _ in self._metrics[name]]
+                self.logger.record_mean(name, sum(own) / len(own))
         self._metrics.clear()
+
+
+def _to_floats(values: list[th.Tensor]) -> list[float]:
+    """Scalars as numbers; those of a GPU in one transfer."""
+    on_gpu = [value for value in values if value.is_cuda]
+    fetched = iter(th.stack(on_gpu).tolist() if on_gpu else [])
+    return [next(fetched) if value.is_cuda else value.item() for value in values]

@@ -1,9 +1,14 @@
 """The clipped surrogate over denoising chains."""
 
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
 import torch as th
 
 
-def ppo_clip_loss(log_prob: th.Tensor, old_log_prob: th.Tensor, advantage: th.Tensor, clip_range: float) -> th.Tensor:
+def ppo_clip_loss(
+    log_prob: th.Tensor, old_log_prob: th.Tensor, advantage: th.Tensor, clip_range: float | th.Tensor
+) -> th.Tensor:
     """
     OGPO's objective (equations 3.2-3.3): one ratio per *chain*, current over EMA policy.
 
@@ -17,5 +22,77 @@ def ppo_clip_loss(log_prob: th.Tensor, old_log_prob: th.Tensor, advantage: th.Te
     """
     ratio = th.exp(log_prob - old_log_prob.detach())
     advantage = advantage.detach()
-    clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
+    clipped = th.clamp(ratio, 1.0 - clip_range, 1.0 + clip_range)  # type: ignore[arg-type]  # numbers or tensors
     return -th.min(ratio * advantage, clipped * advantage).mean()
+
+
+class Surrogate(NamedTuple):
+    """
+    What is known of an update after :func:`ppo_clip_backward`.
+
+    :param loss: scalar, :func:`ppo_clip_loss` over all chains
+    :param log_ratio: (n',) current minus old log-likelihood of the chains that were scored
+    :param clipped: (n',) true where a scored chain has no gradient: its ratio left the interval on its advantage's side
+    """
+
+    loss: th.Tensor
+    log_ratio: th.Tensor
+    clipped: th.Tensor
+
+    def statistics(self, n: int, clip_range: float | th.Tensor) -> dict[str, th.Tensor]:
+        """
+        What is logged of the ratios r of the chains that were scored; zeros where none was.
+
+        :param n: number of chains drawn
+        :param clip_range: eps
+        """
+        scored = max(len(self.log_ratio), 1)
+        ratio = self.log_ratio.exp()
+        return dict(
+            ratio_mean=ratio.sum() / scored,
+            ratio_std=((ratio - ratio.sum() / scored).square().sum() / scored).sqrt(),
+            approx_kl=(ratio - 1.0 - self.log_ratio).sum() / scored,
+            clip_fraction=((ratio - 1.0).abs() > clip_range).sum() / scored,
+            gradient_fraction=(~self.clipped).sum() / n,
+        )
+
+
+def ppo_clip_backward(
+    log_prob_of: Callable[[th.Tensor, th.Tensor], th.Tensor],
+    condition: th.Tensor,
+    old_log_prob: th.Tensor,
+    advantage: th.Tensor,
+    clip_range: float | th.Tensor,
+    blocks: Callable[[int], Iterable[slice]] | None = None,
+) -> Surrogate:
+    """
+    :func:`ppo_clip_loss` and its gradient, at the cost of the chains that have one.
+
+    Chains whose advantage is zero (with conservative advantages most of them) neither change the loss nor have a gradient:
+    they are not scored. The others are scored block by block, each block's gradient being added to the parameters' at once,
+    so that no more than one block's activations are held. The result is that of one pass over all chains, to rounding.
+
+    :param log_prob_of: (condition, chains) to the (n',) log-likelihoods of the chains with these numbers, with gradient
+    :param condition: (S, C) what all chains of a state share; its own backward pass is done once, at the end
+    :param old_log_prob: (n,) under the policy that drew the chains
+    :param advantage: (n,), no gradient
+    :param clip_range: eps, on the ratio as normalised by the policy's ``ratio_norm``
+    :param blocks: cuts a number of chains into blocks; None for a fixed shape: all chains at once, those without advantage too
+    """
+    n = len(advantage)
+    shared = condition.detach().requires_grad_()
+    scored = th.arange(n, device=advantage.device) if blocks is None else advantage.nonzero()[:, 0]
+    loss = advantage.new_zeros(())
+    log_ratios = []
+    for block in [slice(0, n)] if blocks is None else blocks(len(scored)):
+        chains = scored[block]
+        log_prob = log_prob_of(shared, chains)
+        part = ppo_clip_loss(log_prob, old_log_prob[chains], advantage[chains], clip_range) * (len(chains) / n)
+        part.backward()
+        loss = loss + part.detach()
+        log_ratios.append(log_prob.detach() - old_log_prob[chains])
+    if shared.grad is not None and condition.requires_grad:
+        condition.backward(shared.grad)
+    log_ratio = th.cat(log_ratios) if log_ratios else advantage.new_zeros(0)
+    beyond = (log_ratio.exp() - 1.0) * advantage[scored].sign()
+    return Surrogate(loss, log_ratio, beyond > clip_range)

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch as th
@@ -80,26 +81,59 @@ class GenerativeControlPolicy(nn.Module, ABC):
         """
 
     @abstractmethod
-    def sample_chain(self, features: th.Tensor) -> Chain:
+    def condition(self, features: th.Tensor) -> th.Tensor:
+        """
+        What the networks need to know of an observation, computed once and shared by all chains and steps of a state.
+
+        :param features: (S, F)
+        :return: (S, C), differentiable
+        """
+
+    @abstractmethod
+    def sample_chain(self, features: th.Tensor, n: int = 1) -> Chain:
         """
         Stochastic sampler that keeps the whole chain.
 
         :param features: (B, F)
+        :param n: chains per row of features, adjacent in the result
+        :return: B * n chains
         """
 
     @abstractmethod
-    def step_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
+    def step_log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor) -> th.Tensor:
         """
         Log-density of each transition of given chains, summed over dimensions.
 
+        :param condition: (S, C) from :meth:`condition`
+        :param states: (K+1, n, D)
+        :param owner: (n,) row of ``condition`` that each chain belongs to
+        :return: (K, n) in generation order (0 = noisiest); zero for deterministic transitions
+        """
+
+    def step_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
+        """
+        Log-density of each transition of given chains, one chain per row of features.
+
         :param features: (B, F)
         :param states: (K+1, B, D)
-        :return: (K, B) in generation order (0 = noisiest); zero for deterministic transitions
+        :return: (K, B), see :meth:`step_log_prob_of`
         """
+        return self.step_log_prob_of(self.condition(features), states, th.arange(len(features), device=features.device))
+
+    def log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor) -> th.Tensor:
+        """
+        Normalised log-likelihood of given chains, several of which may belong to one state.
+
+        :param condition: (S, C) from :meth:`condition`
+        :param states: (K+1, n, D)
+        :param owner: (n,) row of ``condition`` that each chain belongs to
+        :return: (n,)
+        """
+        return self.normalise_log_prob(self.step_log_prob_of(condition, states, owner))
 
     def chain_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
         """
-        Normalised log-likelihood of given chains, all K transitions scored in one forward pass.
+        Normalised log-likelihood of given chains, one per row of features.
 
         :param features: (B, F)
         :param states: (K+1, B, D)
@@ -129,3 +163,21 @@ def gaussian_log_prob(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tenso
     """
     z = (x - mean) / std
     return (-0.5 * z.square() - th.log(std) - _LOG_SQRT_2PI).sum(dim=-1)
+
+
+# Rows that are worked on at a time on a CPU: their activations stay in its caches, and memory that is given back is found
+# again (larger arrays are mapped anew by the allocator, page by page).
+CPU_ROWS = 2048
+
+
+def row_blocks(n: int, like: th.Tensor, rows_per_item: int = 1) -> Iterator[slice]:
+    """
+    Blocks that cover n items in order: of a size that suits the caches on a CPU, all at once elsewhere.
+
+    :param n: number of items
+    :param like: a tensor on the device in question
+    :param rows_per_item: rows of the networks that each item makes
+    """
+    size = max(CPU_ROWS // rows_per_item, 1) if like.device.type == "cpu" else max(n, 1)
+    for begin in range(0, n, size):
+        yield slice(begin, min(begin + size, n))

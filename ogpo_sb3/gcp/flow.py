@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch as th
+import torch.nn.functional as nnf
 from torch import nn
 
-from ogpo_sb3.gcp.base import Chain, GenerativeControlPolicy, gaussian_log_prob
+from ogpo_sb3.gcp.base import Chain, GenerativeControlPolicy, gaussian_log_prob, row_blocks
 from ogpo_sb3.gcp.networks import NoiseMLP, VelocityMLP
 
 NOISE_SCHEDULES = ("tapered", "constant", "learned")
@@ -21,8 +22,8 @@ class FlowGCP(GenerativeControlPolicy):
         mu = x + v/K + c_i (t_i v - x),
 
     where (t v - x)/(1 - t) is the score of the path, so that c_i = sigma_i^2 / (2 (1 - t_i)) leaves the marginals
-    unchanged to first order (OGPO A.4-A.5, Albergo et al. 2023). :meth:`transition` is the only place where mu and
-    sigma are computed: sampling and scoring cannot disagree.
+    unchanged to first order (OGPO A.4-A.5, Albergo et al. 2023). :meth:`drift` is the only place where mu is computed:
+    sampling and scoring cannot disagree.
 
     :param features_dim: F
     :param action_dim: D
@@ -116,7 +117,7 @@ class FlowGCP(GenerativeControlPolicy):
         :param t: (B,) in [0, 1]
         :return: (B, D)
         """
-        return self.velocity_net(features, x, t)
+        return self.velocity_net(self.velocity_net.condition(features), self.velocity_net.embed_times(t), x)
 
     def bc_loss(self, features: th.Tensor, actions: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
         """Flow matching: E |v(s, x_t, t) - (a - x_0)|^2 with one t ~ U(0, 1) per sample. See the base class."""
@@ -132,54 +133,83 @@ class FlowGCP(GenerativeControlPolicy):
         return (weights * error).sum() / weights.sum().clamp_min(1e-8)
 
     def sample(self, features: th.Tensor, noise: th.Tensor | None = None) -> th.Tensor:
-        """Euler integration of the ODE; only the result is clamped. See the base class."""
-        x = self._initial_noise(features) if noise is None else noise
+        """ODE sampler (Euler); only the result is clamped. See the base class."""
+        x = self._noise(1, len(features), features)[0] if noise is None else noise
+        condition, time = self.velocity_net.condition(features), self.velocity_net.embed_times(self.times)
         for step in range(self.denoising_steps):
-            x = x + self.velocity(features, x, self.times[step].expand(len(x))) / self.denoising_steps
+            x = x + self.velocity_net(condition, time[step : step + 1], x) / self.denoising_steps
         return x.clamp(-1.0, 1.0)
 
-    def transition(self, features: th.Tensor, x: th.Tensor, step: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """
-        Mean and standard deviation of one SDE step: the single drift function of sampling and scoring.
+    # -- the SDE: one drift for sampling and scoring --------------------------------------------------------------
 
-        :param features: (B, F)
-        :param x: (B, D)
-        :param step: (B,) integers in [0, K)
-        :return: mean (B, D) and standard deviation, (B, 1) or (B, D)
-        """
-        t = self.times[step]
-        v = self.velocity(features, x, t)
-        std, correction = self.std_table[step][:, None], self.correction_table[step][:, None]
-        if self.noise_net is not None:
-            std = self.noise_net(features, t)
-            correction = self._correction_scale * 0.5 * std.square() / (1.0 - t[:, None])
-        mean = x + v / self.denoising_steps + correction * (t[:, None] * v - x)
-        if self.clip_intermediate:
-            mean = mean.clamp(-1.0, 1.0)
-        return mean, std
+    def condition(self, features: th.Tensor) -> th.Tensor:
+        """The velocity network's condition, and with learned noise every step's standard deviation. See the base class."""
+        condition = self.velocity_net.condition(features)
+        if self.noise_net is None:
+            return condition
+        rows, steps = len(features), self.denoising_steps
+        std = self.noise_net(features.repeat_interleave(steps, dim=0), self.times.repeat(rows))
+        return th.cat([condition, std.view(rows, -1)], dim=1)
 
-    def sample_chain(self, features: th.Tensor) -> Chain:
+    def _split(self, condition: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """The velocity network's condition (S, C); standard deviations and correction factors, (K, S, D) or (K, 1, 1)."""
+        if self.noise_net is None:
+            return condition, self.std_table[:, None, None], self.correction_table[:, None, None]
+        width = condition.shape[1] - self.denoising_steps * self.action_dim
+        std = condition[:, width:].unflatten(1, (self.denoising_steps, -1)).transpose(0, 1)
+        correction = self._correction_scale * 0.5 * std.square() / (1.0 - self.times[:, None, None])
+        return condition[:, :width], std, correction
+
+    def drift(self, x: th.Tensor, v: th.Tensor, t: th.Tensor | float, correction: th.Tensor) -> th.Tensor:
+        """
+        Mean of an SDE step: the single drift function of sampling and scoring.
+
+        :param x: (..., D)
+        :param v: (..., D) velocity at x
+        :param t: flow time, broadcastable
+        :param correction: c of the class's equation, broadcastable
+        :return: (..., D)
+        """
+        mean = x + v / self.denoising_steps + correction * (t * v - x)
+        return mean.clamp(-1.0, 1.0) if self.clip_intermediate else mean
+
+    def sample_chain(self, features: th.Tensor, n: int = 1) -> Chain:
         """SDE sampler. See the base class."""
-        x = self._initial_noise(features)
-        states, log_probs = [x], []
-        for i in range(self.denoising_steps):
-            step = th.full((len(x),), i, dtype=th.long, device=x.device)
-            mean, std = self.transition(features, x, step)
-            x = mean + std * th.randn_like(mean).clamp(-self.noise_clip, self.noise_clip)
-            states.append(x)
-            if i < self.stochastic_steps:
-                log_probs.append(gaussian_log_prob(x, mean, std))
-        return Chain(th.stack(states), self.normalise_log_prob(th.stack(log_probs)))
+        steps, total = self.denoising_steps, len(features) * n
+        condition, std, correction = self._split(self.condition(features))
+        time = self.velocity_net.embed_times(self.times)
+        # Drawn at once, so that the chains do not depend on the size of the blocks.
+        noise = self._noise(steps + 1, total, features)
+        owner = th.arange(len(features), device=features.device).repeat_interleave(n)
+        states, log_probs = [], []
+        for rows in row_blocks(total, features):
+            own = condition[owner[rows]]
+            wide = std.shape[1] > 1  # learned: a value per state
+            block_std, block_correction = (y[:, owner[rows]] if wide else y for y in (std, correction))
+            x = noise[0, rows]
+            chain, log_prob = [x], []
+            for k in range(steps):
+                v = self.velocity_net(own, time[k : k + 1], x)
+                mean = self.drift(x, v, k / steps, block_correction[k])
+                x = mean + block_std[k] * noise[k + 1, rows].clamp(-self.noise_clip, self.noise_clip)
+                chain.append(x)
+                if k < self.stochastic_steps:
+                    log_prob.append(gaussian_log_prob(x, mean, block_std[k]))
+            states.append(th.stack(chain))
+            log_probs.append(self.normalise_log_prob(th.stack(log_prob)))
+        return Chain(th.cat(states, dim=1), th.cat(log_probs))
 
-    def step_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
-        """All transitions in one forward pass over (steps x B) rows. See the base class."""
-        n, batch = self.stochastic_steps, states.shape[1]
-        step = th.arange(n, device=states.device).repeat_interleave(batch)
-        mean, std = self.transition(features.repeat(n, 1), states[:n].flatten(0, 1), step)
-        log_prob = gaussian_log_prob(states[1 : n + 1].flatten(0, 1), mean, std).view(n, batch)
-        if n < self.denoising_steps:
-            log_prob = th.cat([log_prob, log_prob.new_zeros(self.denoising_steps - n, batch)])
-        return log_prob
+    def step_log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor) -> th.Tensor:
+        """All transitions in one forward pass over (steps x n) rows. See the base class."""
+        k = self.stochastic_steps
+        condition, std, correction = self._split(condition)
+        if std.shape[1] > 1:
+            std, correction = std[:, owner], correction[:, owner]
+        x, time = states[:k], self.velocity_net.embed_times(self.times[:k])
+        v = self.velocity_net.chains(condition, owner, time, x)
+        mean = self.drift(x, v, self.times[:k, None, None], correction[:k])
+        log_prob = gaussian_log_prob(states[1 : k + 1], mean, std[:k])
+        return nnf.pad(log_prob, (0, 0, 0, self.denoising_steps - k))
 
-    def _initial_noise(self, features: th.Tensor) -> th.Tensor:
-        return th.randn(len(features), self.action_dim, device=features.device, dtype=features.dtype)
+    def _noise(self, steps: int, rows: int, like: th.Tensor) -> th.Tensor:
+        return th.randn(steps, rows, self.action_dim, device=like.device, dtype=like.dtype)

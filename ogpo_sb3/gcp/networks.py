@@ -4,7 +4,10 @@ import math
 from collections.abc import Sequence
 
 import torch as th
+import torch.nn.functional as F
 from torch import nn
+
+from ogpo_sb3.gcp.sparse_rows import SparseRowsMLP, hidden_layers
 
 
 def dense(in_dim: int, out_dim: int) -> nn.Linear:
@@ -69,9 +72,60 @@ class TimeEmbedding(nn.Module):
         return self.net(th.cat([angles.sin(), angles.cos()], dim=-1))
 
 
-class VelocityMLP(nn.Module):
+class VelocityNet(nn.Module):
+    """
+    v(s, x, t) in the form that chains are sampled and scored in: what depends on the observation alone, and on the time alone,
+    is computed once and shared by all chains of a state and all states of a step.
+
+    A subclass gives :meth:`condition`, :meth:`embed_times` and :meth:`forward`.
+    """
+
+    # Precision of the wide matrix products, set for the duration of an update; None: that of the parameters.
+    matmul_dtype: th.dtype | None = None
+
+    def condition(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: (S, F)
+        :return: (S, C), all that the network needs to know of the observation
+        """
+        raise NotImplementedError
+
+    def embed_times(self, t: th.Tensor) -> th.Tensor:
+        """
+        :param t: (T,) flow times in [0, 1]
+        :return: (T, E)
+        """
+        raise NotImplementedError
+
+    def forward(self, condition: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
+        """
+        :param condition: (B, C)
+        :param time: (B, E) or (1, E)
+        :param x: (B, D)
+        :return: (B, D)
+        """
+        raise NotImplementedError
+
+    def chains(self, condition: th.Tensor, owner: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
+        """
+        The velocity at every step of many chains, in one pass.
+
+        :param condition: (S, C)
+        :param owner: (n,) row of ``condition`` that each chain belongs to
+        :param time: (T, E), one per step
+        :param x: (T, n, D)
+        :return: (T, n, D)
+        """
+        steps, n, _ = x.shape
+        rows = condition.index_select(0, owner).repeat(steps, 1)
+        return self(rows, time.repeat_interleave(n, dim=0), x.flatten(0, 1)).view(steps, n, -1)
+
+
+class VelocityMLP(VelocityNet):
     """
     v(s, x, t): an MLP on the concatenation of features, noisy action chunk and time embedding.
+
+    The first layer is linear in the concatenation, hence a sum of three products of which two are shared between rows.
 
     :param features_dim: F, dimension of the observation features
     :param action_dim: D, flat dimension of the action chunk
@@ -91,17 +145,49 @@ class VelocityMLP(nn.Module):
         time_scale: float = 1000.0,
     ):
         super().__init__()
+        self.features_dim, self.action_dim = features_dim, action_dim
         self.time_embedding = TimeEmbedding(time_embed_dim, time_scale)
         self.trunk = mlp(features_dim + action_dim + time_embed_dim, net_arch, action_dim, activation_fn)
+        self._activations = [layer for layer in self.trunk if not isinstance(layer, nn.Linear)]
+        # An activation with parameters of its own (PReLU) is left to autograd.
+        self._sparse = bool(net_arch) and not any(True for a in self._activations for _ in a.parameters())
 
-    def forward(self, features: th.Tensor, x: th.Tensor, t: th.Tensor) -> th.Tensor:
-        """
-        :param features: (B, F)
-        :param x: (B, D)
-        :param t: (B,) in [0, 1]
-        :return: (B, D)
-        """
-        return self.trunk(th.cat([features, x, self.time_embedding(t)], dim=-1))
+    def _linears(self) -> list[nn.Linear]:
+        return [layer for layer in self.trunk if isinstance(layer, nn.Linear)]
+
+    def _first(self) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """The columns of the first layer that see the features, x and the time."""
+        weight = self._linears()[0].weight
+        widths = (self.features_dim, self.action_dim, weight.shape[1] - self.features_dim - self.action_dim)
+        features, x, time = weight.split(widths, dim=1)
+        return features, x, time
+
+    def condition(self, features: th.Tensor) -> th.Tensor:
+        """The features' part of the first layer, bias included: (S, F) to (S, H_1)."""
+        return F.linear(features, self._first()[0], self._linears()[0].bias)
+
+    def embed_times(self, t: th.Tensor) -> th.Tensor:
+        """The time's part of the first layer: (T,) to (T, H_1)."""
+        return F.linear(self.time_embedding(t), self._first()[2])
+
+    def forward(self, condition: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
+        """See the base class."""
+        pre = th.addmm(condition + time, x, self._first()[1].T)
+        if not self._activations:
+            return pre
+        _, *later = self._linears()
+        params = [p for layer in later for p in (layer.weight, layer.bias)]
+        pre = hidden_layers(pre.to(self.matmul_dtype or pre.dtype), self._activations, params[:-2])[-1]
+        return F.linear(self._activations[-1](pre).to(x.dtype), params[-2], params[-1])
+
+    def chains(self, condition: th.Tensor, owner: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
+        """See the base class. On a CPU the backward pass leaves out chains without a gradient."""
+        # Which chains those are depends on the data: a GPU would have to wait for the host, and no graph could be captured.
+        if not self._sparse or x.requires_grad or x.is_cuda:
+            return super().chains(condition, owner, time, x)
+        params = [p for layer in self._linears()[1:] for p in (layer.weight, layer.bias)]
+        dtype = self.matmul_dtype or x.dtype
+        return SparseRowsMLP.apply(condition, owner, time, x, self._first()[1], self._activations, dtype, *params)
 
 
 class NoiseMLP(nn.Module):
@@ -137,7 +223,7 @@ class NoiseMLP(nn.Module):
     def forward(self, features: th.Tensor, t: th.Tensor) -> th.Tensor:
         """
         :param features: (B, F)
-        :param t: (B,)
+        :param t: (B,) in [0, 1]
         :return: (B, D) standard deviations in [min_std, max_std]
         """
         squashed = th.tanh(self.trunk(th.cat([features, self.time_embedding(t)], dim=-1)))

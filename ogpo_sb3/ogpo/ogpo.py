@@ -8,17 +8,19 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import polyak_update
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
+from ogpo_sb3.common.optimization import polyak
 from ogpo_sb3.common.options import check_at_least
 from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.precision import matmul_precision
 from ogpo_sb3.common.schedules import Schedule, WarmupCosine, as_schedule
 from ogpo_sb3.critics import next_value, td_loss, td_target
 from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
-from ogpo_sb3.extraction import agreement, group_advantage, penalise_q, ppo_clip_loss
+from ogpo_sb3.extraction import agreement, group_advantage, penalise_q, ppo_clip_backward
 from ogpo_sb3.extraction.advantages import STRATEGIES
+from ogpo_sb3.gcp import Chain, row_blocks
 
 
 class OGPO(GCPOffPolicyAlgorithm):
@@ -71,7 +73,8 @@ class OGPO(GCPOffPolicyAlgorithm):
     :param offline_ratio: share of demonstration windows in every batch
     :param max_grad_norm: gradient norms are clipped to this
     :param extraction: objective that improves the policy; "ppo"
-    :param precision: "fp32"
+    :param precision: of the update's matrix products: "fp32", "bf16" (hidden layers; twice as fast where the processor has it)
+        or "tf32" (GPU). Parameters, likelihoods, predictions and saved models are float32 in any case
     :param action_noise: added to the behaviour policy's actions
     :param replay_buffer_class: a subclass of ``ChunkReplayBuffer``
     :param replay_buffer_kwargs: its further arguments
@@ -152,7 +155,7 @@ class OGPO(GCPOffPolicyAlgorithm):
         self.q_variance_samples = q_variance_samples
         self.success_critic, self.mc_coef = success_critic, mc_coef
         self.extraction = extraction
-        self._next_pessimism: float | None = None  # weight of the minimum in the next TD target (penalised variants)
+        self._next_pessimism: Any = None  # weight of the minimum in the next TD target, a tensor (penalised variants)
         self._check_options()
         super().__init__(
             policy=policy,
@@ -228,6 +231,7 @@ class OGPO(GCPOffPolicyAlgorithm):
         if self.penalty is not None:
             self.policy.add_slow_actor()
             self._create_aliases()
+            self._next_pessimism = th.full((), 0.5, device=self.device)  # no distance from the slow policy yet
         if self.policy.actor.gcp.ratio_norm == "sum" and self.clip_range == 0.01:
             warnings.warn(
                 "clip_range=0.01 is meant for ratio_norm='mean'; on the joint ratio of ratio_norm='sum' nearly every chain is "
@@ -250,23 +254,24 @@ class OGPO(GCPOffPolicyAlgorithm):
         :param batch_size: windows per critic update
         """
         self.policy.set_training_mode(True)
-        self._prepare_first_update(batch_size)
-        started = time.perf_counter()
-        for _ in range(gradient_steps):
-            self._update_rates()
-            self._update_critic(batch_size)
-            self._n_updates += 1
-            for _ in range(self._actor_updates_due()):
-                self._update_actor()
-                self._n_actor_updates += 1
+        with matmul_precision(self.policy, self.precision):
+            self._prepare_first_update(batch_size)
+            started = time.perf_counter()
+            for _ in range(gradient_steps):
+                self._update_rates()
+                self._update_critic(batch_size)
+                self._n_updates += 1
+                for _ in range(self._actor_updates_due()):
+                    self._update_actor()
+                    self._n_actor_updates += 1
         self._record_metrics(gradient_steps, started)
 
     def _update_critic(self, batch_size: int) -> None:
-        self._critic_step(self._sample(batch_size))
+        self._run(self._critic_step, self._sample(batch_size))
         if self.success_critic and self.replay_buffer.n_success >= batch_size:
-            self._critic_step(self._sample(batch_size, success_only=True))
+            self._run(self._critic_step, self._sample(batch_size, success_only=True))
 
-    def _critic_step(self, batch: ChunkReplaySamples) -> None:
+    def _critic_step(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
         """TD learning over chunks (A.1): y = R + gamma^k (1 - done) Q_target(s', a'), a' from the EMA policy's SDE."""
         n = self.q_variance_samples
         with th.no_grad():
@@ -279,54 +284,84 @@ class OGPO(GCPOffPolicyAlgorithm):
         if self.mc_coef > 0:
             loss = loss + self.mc_coef * td_loss(q, batch.mc_returns[:, 0], batch.mc_valid[:, 0])
         grad_norm = self._optimise(self.critic, loss, "critic_loss")
-        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-        self._log(critic_loss=loss, q_mean=q.mean(), q_std=q.std(dim=0, unbiased=False).mean(), target_mean=target.mean())
-        self._log(critic_grad_norm=grad_norm)
+        polyak(self.critic, self.critic_target, self.tau)
+        q = q.detach()
+        return dict(
+            critic_loss=loss,
+            q_mean=q.mean(),
+            q_std=q.std(dim=0, unbiased=False).mean(),
+            target_mean=target.mean(),
+            critic_grad_norm=grad_norm,
+        )
 
     def _update_actor(self) -> None:
+        clip_range = th.full((), self.clip_schedule(self._current_progress_remaining), device=self.device)
+        self._run(self._actor_step, self._sample(self.actor_batch_size), self._success_batch(), clip_range)
+
+    def _actor_step(
+        self, batch: ChunkReplaySamples, successes: ChunkReplaySamples | None, clip_range: th.Tensor
+    ) -> dict[str, th.Tensor]:
         """Clipped objective over denoising chains drawn in imagination (3.2-3.3), plus success cloning (4.2-4.3)."""
-        batch = self._sample(self.actor_batch_size)
         with th.no_grad():
             chain = self.actor_ema.sample_chain(batch.observations, self.group_size)
             q = self.critic_target(batch.observations, chain.actions.unflatten(0, (-1, self.group_size)))  # (M, B, G)
-        features = self.actor.features(batch.observations).repeat_interleave(self.group_size, dim=0)
-        log_prob = self.actor.gcp.chain_log_prob(features, chain.states).view(q.shape[1:])
-        old_log_prob = chain.log_prob.view(q.shape[1:])
-        advantage = self._advantage(q, batch, chain.states, log_prob)
-        clip_range = self.clip_schedule(self._current_progress_remaining)
-        policy_loss = ppo_clip_loss(log_prob, old_log_prob, advantage, clip_range)
-        bc_loss = self._success_bc_loss()
-        loss = policy_loss if bc_loss is None else policy_loss + self.bc_coef * bc_loss
-        grad_norm = self._optimise(self.actor, loss, "actor_loss")
-        polyak_update(self.actor.parameters(), self.actor_ema.parameters(), self.actor_tau)
+            penalty, advantage = self._advantage(q, batch, chain)  # (B, G)
+        gcp, owner = self.actor.gcp, self.actor.owners(q.shape[1], self.group_size)
+        self.actor.optimizer.zero_grad(set_to_none=True)
+        surrogate = ppo_clip_backward(
+            lambda condition, chains: gcp.log_prob_of(condition, chain.states[:, chains], owner[chains]),
+            gcp.condition(self.actor.features(batch.observations)),
+            chain.log_prob,
+            advantage.flatten(),
+            clip_range,
+            # A GPU wants the same shapes in every update, a CPU as few rows as possible, at a size that suits its caches.
+            None if chain.states.is_cuda else lambda n: row_blocks(n, chain.states, gcp.denoising_steps),
+        )
+        loss, cloning = surrogate.loss, {}
+        if successes is not None:
+            bc_loss = self._cloning_loss(successes)
+            (self.bc_coef * bc_loss).backward()
+            loss = loss + self.bc_coef * bc_loss.detach()
+            cloning = dict(bc_loss=bc_loss)
+        grad_norm = self._apply_gradient(self.actor, loss, "actor_loss")
+        polyak(self.actor, self.actor_ema, self.actor_tau)
         if self.actor_slow is not None:
-            polyak_update(self.actor.parameters(), self.actor_slow.parameters(), self.slow_tau)
+            polyak(self.actor, self.actor_slow, self.slow_tau)
+        return dict(
+            actor_loss=loss,
+            policy_loss=surrogate.loss,
+            actor_grad_norm=grad_norm,
+            agreement=agreement(q),
+            advantage_std=advantage.std(),
+            clip_range=clip_range,
+            **surrogate.statistics(advantage.numel(), clip_range),
+            **penalty,
+            **cloning,
+        )
 
-        log_ratio = (log_prob - old_log_prob).detach()
-        ratio = log_ratio.exp()
-        self._log(actor_loss=loss, policy_loss=policy_loss, actor_grad_norm=grad_norm, agreement=agreement(q))
-        self._log(ratio_mean=ratio.mean(), ratio_std=ratio.std(), approx_kl=(ratio - 1.0 - log_ratio).mean())
-        self._log(clip_fraction=((ratio - 1.0).abs() > clip_range).float().mean(), advantage_std=advantage.std())
-        self._log(clip_range=th.tensor(clip_range))
-        if bc_loss is not None:
-            self._log(bc_loss=bc_loss)
-
-    def _advantage(self, q: th.Tensor, batch: ChunkReplaySamples, states: th.Tensor, log_prob: th.Tensor) -> th.Tensor:
-        """(B, G) advantages; the penalised variants mix and penalise Q first (4.6)."""
+    def _advantage(self, q: th.Tensor, batch: ChunkReplaySamples, chain: Chain) -> tuple[dict[str, th.Tensor], th.Tensor]:
+        """(B, G) advantages; the penalised variants mix and penalise Q first (4.6) and have something to log."""
         if self.penalty is None or self.actor_slow is None:
-            return group_advantage(q, self.advantage, self.q_agg)
-        with th.no_grad():
-            features = self.actor_slow.features(batch.observations).repeat_interleave(self.group_size, dim=0)
-            slow_log_prob = self.actor_slow.gcp.chain_log_prob(features, states).view_as(log_prob)
-            penalised = penalise_q(q, log_prob - slow_log_prob, self.penalty, self.chi2_coef + self.kl_coef, self.pessimism)
-        self._next_pessimism = float(penalised.next_pessimism)
-        self._log(penalty_beta=penalised.beta, next_pessimism=penalised.next_pessimism)
-        return group_advantage(penalised.q[None], self.advantage)
+            return {}, group_advantage(q, self.advantage, self.q_agg)
+        log_prob, slow_log_prob = (
+            actor.chain_log_prob(batch.observations, chain.states).view(q.shape[1:]) for actor in (self.actor, self.actor_slow)
+        )
+        penalised = penalise_q(q, log_prob - slow_log_prob, self.penalty, self.chi2_coef + self.kl_coef, self.pessimism)
+        self._next_pessimism.copy_(penalised.next_pessimism)
+        logged = dict(penalty_beta=penalised.beta, next_pessimism=penalised.next_pessimism)
+        return logged, group_advantage(penalised.q[None], self.advantage)
 
-    def _success_bc_loss(self) -> th.Tensor | None:
-        """Flow-matching loss on windows of successful episodes only; None until there is a batch of them."""
+    def _success_batch(self) -> ChunkReplaySamples | None:
+        """Windows of successful episodes only; None until there is a batch of them."""
         if not (self.success_bc and self.replay_buffer.n_success >= self.actor_batch_size):
             return None
-        batch = self.replay_buffer.sample(self.actor_batch_size, env=self._vec_normalize_env, success_only=True)
+        return self.replay_buffer.sample(self.actor_batch_size, env=self._vec_normalize_env, success_only=True)
+
+    def _cloning_loss(self, batch: ChunkReplaySamples) -> th.Tensor:
+        """Flow-matching loss over the steps of the windows that exist."""
         weights = batch.valid.repeat_interleave(batch.actions.shape[1] // batch.valid.shape[1], dim=1)
         return self.actor.gcp.bc_loss(self.actor.features(batch.observations), batch.actions, weights)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        return state_dicts, tensors + (["_next_pessimism"] if self.penalty is not None else [])

@@ -227,14 +227,14 @@ class TestSeeds:
         model.set_env(build(algorithm).env)
         twin = copy.deepcopy(model.policy.state_dict())
         optimisers = [copy.deepcopy(net.optimizer.state_dict()) for net in (model.actor, model.critic)]
-        counters = {name: getattr(model, name) for name in (*COUNTERS, "_next_pessimism")}
+        counters = {name: copy.deepcopy(getattr(model, name)) for name in (*COUNTERS, "_next_pessimism")}
         batch = observations(model, 3)
 
         def draw(seed):
             model.policy.load_state_dict(twin)
             for net, saved in zip((model.actor, model.critic), optimisers, strict=True):
                 net.optimizer.load_state_dict(copy.deepcopy(saved))
-            model.__dict__.update(counters)
+            model.__dict__.update(copy.deepcopy(counters))
             model.set_random_seed(seed)
             found = [model.replay_buffer.sample(5)._asdict(), model.predict(batch)[0], model.action_space.sample()]
             model.train(gradient_steps=2, batch_size=8)

@@ -1,0 +1,63 @@
+"""The precision of an update's matrix products: chosen by name, in force for an update, and changing nothing global."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from torch import nn
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def check_precision(precision: str, device: th.device) -> None:
+    """
+    :param precision: "fp32"; "tf32", a GPU's products of float32 rounded to 10 bits of mantissa; "bf16", products of hidden
+        layers in bfloat16. Parameters, first and last layers, log-likelihoods and optimiser states are always float32
+    :param device: where the networks are
+    :raises ValueError: an unknown precision, or "tf32" on a device that does not have it
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, found {precision!r}")
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"precision='tf32' needs device 'cuda', found {device.type!r}: choose 'fp32' or 'bf16'")
+    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        warnings.warn(
+            "precision='bf16' is slower than 'fp32' on this processor, which has no bfloat16 instructions", stacklevel=2
+        )
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 numbers (AVX-512 BF16, AMX or ARM BF16)."""
+    capabilities = th.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+
+
+@contextmanager
+def matmul_precision(networks: nn.Module, precision: str) -> Iterator[None]:
+    """
+    Evaluate networks in a precision until the block ends.
+
+    :param networks: whose parts with a ``matmul_dtype`` are switched
+    :param precision: one of ``PRECISIONS``
+    """
+    if precision == "fp32":
+        yield
+        return
+    if precision == "tf32":
+        before = th.backends.cuda.matmul.allow_tf32
+        th.backends.cuda.matmul.allow_tf32 = True
+        try:
+            yield
+        finally:
+            th.backends.cuda.matmul.allow_tf32 = before
+        return
+    parts: list[Any] = [part for part in networks.modules() if hasattr(part, "matmul_dtype")]
+    for part in parts:
+        part.matmul_dtype = th.bfloat16
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.matmul_dtype = None

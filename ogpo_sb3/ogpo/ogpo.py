@@ -72,6 +72,8 @@ class OGPO(GCPOffPolicyAlgorithm):
     :param max_grad_norm: gradient norms are clipped to this
     :param extraction: objective that improves the policy; "ppo"
     :param precision: "fp32"
+    :param async_collection: run a rollout's updates while the workers of a ``SubprocVecEnv`` execute the next decision, which
+        was then chosen before them
     :param action_noise: added to the behaviour policy's actions
     :param replay_buffer_class: a subclass of ``ChunkReplayBuffer``
     :param replay_buffer_kwargs: its further arguments
@@ -129,6 +131,7 @@ class OGPO(GCPOffPolicyAlgorithm):
         max_grad_norm: float = 10.0,
         extraction: str = "ppo",
         precision: str = "fp32",
+        async_collection: bool = False,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ChunkReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -179,6 +182,7 @@ class OGPO(GCPOffPolicyAlgorithm):
             offline_ratio=offline_ratio,
             max_grad_norm=max_grad_norm,
             precision=precision,
+            async_collection=async_collection,
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,

@@ -274,16 +274,13 @@ class TestLogs:
                 time.sleep(0.01)
                 return super().step(action)
 
-        shares = []
-        for seconds in (0.04, 0.0):
-            model = make(lambda: Slow(lengths=(5,)), 1, vec_env_cls=subproc, learning_starts=2)
-            model.set_logger(configure(str(tmp_path / f"{seconds}"), ["csv"]))
-            model.train = lambda seconds=seconds, **kwargs: time.sleep(seconds)
-            model.learn(40, log_interval=2)
-            rows = read_csv(tmp_path / f"{seconds}")
-            shares.append([row["time/env_wait_share"] for row in rows[1:]])  # the first log is from before the updates
-            assert len(rows) == 4 and all(0 <= row["time/env_wait_share"] <= 1 for row in rows)
-        assert max(shares[0]) < 0.5 < min(shares[1])
+        model = make(lambda: Slow(lengths=(5,)), 1, vec_env_cls=subproc, learning_starts=2)
+        model.set_logger(configure(str(tmp_path), ["csv"]))
+        model.train = lambda **kwargs: time.sleep(0.04 if model.num_timesteps < 40 else 0.0)
+        model.learn(80, log_interval=2)
+        shares = [row["time/env_wait_share"] for row in read_csv(tmp_path)]
+        assert len(shares) == 8 and all(0 <= share <= 1 for share in shares)
+        assert max(shares[1:4]) < 0.5 < min(shares[4:])  # the first log is from before the updates
 
     def test_keys(self, make, tmp_path):
         """K4; the synchronous mode has neither."""

@@ -43,7 +43,8 @@ class FullCheckpointCallback(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
-        # Between rollouts everything collected is stored and all owed updates are done: nothing is half-way.
+        # Between rollouts everything collected is stored and all owed updates are done,
+        # or pending and saved as such (async_collection): nothing is half-way.
         self._save_if_due()
 
     def _on_training_end(self) -> None:

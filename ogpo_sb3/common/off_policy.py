@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
+from ogpo_sb3.common.async_collection import AsyncCollectionMixin
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.captured import CapturedStep
 from ogpo_sb3.common.chunked_env import chunk_env, chunk_like
@@ -33,7 +34,7 @@ from ogpo_sb3.envs.chunking import chunk_size_of, steps_in
 SelfGCP = TypeVar("SelfGCP", bound="GCPOffPolicyAlgorithm")
 
 
-class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
+class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin, SavingMixin):
     """
     SB3's off-policy algorithm for generative control policies over action chunks.
 
@@ -73,6 +74,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
         offline_ratio: float,
         max_grad_norm: float,
         precision: str,
+        async_collection: bool,
         action_noise: ActionNoise | None,
         replay_buffer_class: type[ChunkReplayBuffer] | None,
         replay_buffer_kwargs: dict[str, Any] | None,
@@ -155,6 +157,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
         self._actor_debt = 0.0  # fraction of an actor update owed
         self._show_progress = False
         self._duration_announced = False
+        self._init_async_collection(async_collection)
         self._init_pretraining()
         self._metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         self._captured: dict[Any, CapturedStep] = {}  # recorded updates (GPU)
@@ -214,6 +217,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
             self.replay_buffer.cut()
         if reset_num_timesteps:
             self._num_decisions = 0
+        self._prepare_overlap()
         return super()._setup_learn(int(total_timesteps), callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -281,7 +285,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
             if not np.isfinite(actions).all():
                 culprit = "the policy's action" if _is_finite(self._last_obs) else "the observation after a reset"
                 raise TrainingDivergedError(culprit, self.num_timesteps)
-            new_obs, rewards, dones, infos = env.step(actions)
+            new_obs, rewards, dones, infos = self._step_environments(env, actions)
             executed = sum(steps_in(info) for info in infos)
             self.num_timesteps += executed
             self._num_decisions += env.num_envs
@@ -355,9 +359,9 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, SavingMixin):
             if not rollout.continue_training:
                 break
             if self.num_timesteps > self.learning_starts:
-                owed = self._updates_owed(rollout.episode_timesteps)
-                if owed > 0:
-                    self.train(batch_size=self.batch_size, gradient_steps=owed)
+                self._owe_updates(self._updates_owed(rollout.episode_timesteps))
+        else:  # no callback stopped it
+            self._run_pending_updates()
         self._read_metrics()
         callback.on_training_end()
         return self

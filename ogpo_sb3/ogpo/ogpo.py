@@ -75,6 +75,8 @@ class OGPO(GCPOffPolicyAlgorithm):
     :param extraction: objective that improves the policy; "ppo"
     :param precision: of the update's matrix products: "fp32", "bf16" (hidden layers; twice as fast where the processor has it)
         or "tf32" (GPU). Parameters, likelihoods, predictions and saved models are float32 in any case
+    :param async_collection: run a rollout's updates while the workers of a ``SubprocVecEnv`` execute the next decision, which
+        was then chosen before them
     :param action_noise: added to the behaviour policy's actions
     :param replay_buffer_class: a subclass of ``ChunkReplayBuffer``
     :param replay_buffer_kwargs: its further arguments
@@ -132,6 +134,7 @@ class OGPO(GCPOffPolicyAlgorithm):
         max_grad_norm: float = 10.0,
         extraction: str = "ppo",
         precision: str = "fp32",
+        async_collection: bool = False,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ChunkReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
@@ -182,6 +185,7 @@ class OGPO(GCPOffPolicyAlgorithm):
             offline_ratio=offline_ratio,
             max_grad_norm=max_grad_norm,
             precision=precision,
+            async_collection=async_collection,
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,

@@ -15,7 +15,7 @@ Settings = dict[str, Any]
 # a nail almost in, a pen almost turned, for as long as the episode does not end: success would be the worse choice.
 _SPARSE: Settings = {"env.reward": "sparse", "env.reward_scale": 0.1, "env.success_bonus": 0.0}
 
-# ``evaluation``: reward of the evaluations (the preset's by default); success is the measure, the return shows what precedes it.
+# ``evaluation``: reward of the evaluations, by default the preset's. Success is the measure, the return what precedes it.
 # clip_bc below .5 with few episodes between evaluations: cloning must leave room, and Door and Hammer are cloned in seconds.
 TASKS: dict[str, dict[str, Any]] = {
     "relocate": dict(env="ogpo/AdroitRelocate-v0", steps=35_000, eval_freq=2_500, settings={}),

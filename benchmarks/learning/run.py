@@ -5,6 +5,7 @@ import json
 import pathlib
 import platform
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -128,19 +129,21 @@ def _claim(folder: pathlib.Path, run: dict[str, Any]) -> None:
 
 
 def _stages(run: dict[str, Any], shared: pathlib.Path, folder: pathlib.Path, command: str, keep: bool) -> dict[str, Any]:
-    settings, env_id, started = run["settings"], run["env"], time.perf_counter()
+    settings, env_id = run["settings"], run["env"]
     evaluation_env = _evaluation_env(run)
-    before_seconds = json.loads(p.read_text())["seconds"] if (p := folder / "seconds.json").exists() else 0.0
+    spent = json.loads(p.read_text())["fine_tuning"] if (p := folder / "seconds.json").exists() else 0.0
     stages.write_json(folder / "status.json", dict(stage="cloning", steps=0, total=run["steps"]))
     source = stages.demonstrations(env_id, settings, run["seed"], shared)
     cloned = stages.clone(env_id, settings, run["seed"], source, shared, run["final_episodes"], evaluation_env)
+    started = time.perf_counter()
     try:
         model = _fine_tune(run, cloned, source, folder)
         stages.write_json(folder / "status.json", dict(stage="evaluation", steps=run["steps"], total=run["steps"]))
         final = evaluate(model, evaluation_env, n_episodes=run["final_episodes"])
     finally:
-        seconds = before_seconds + time.perf_counter() - started
-        stages.write_json(folder / "seconds.json", dict(seconds=seconds))
+        # Cloning counts in full for each run that started from it: as if it had been alone.
+        seconds = spent + time.perf_counter() - started
+        stages.write_json(folder / "seconds.json", dict(fine_tuning=seconds, cloning=cloned.seconds))
     model.save(folder / "model.zip")
     results = dict(
         **run,
@@ -148,7 +151,7 @@ def _stages(run: dict[str, Any], shared: pathlib.Path, folder: pathlib.Path, com
         bc=dict(**stages.summarise(cloned.result), updates=cloned.updates, seconds=cloned.seconds),
         final=dict(**stages.summarise(final), timesteps=model.num_timesteps),
         updates=dict(critic=model._n_updates, actor=model._n_actor_updates),
-        seconds=seconds,
+        seconds=cloned.seconds + seconds,
         threads=th.get_num_threads(),
         versions=versions(),
     )
@@ -212,6 +215,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _terminated(*_: Any) -> None:
+    """SIGTERM as an exception, so that the time spent is written down."""
+    raise SystemExit(143)
+
+
 def main(argv: list[str]) -> int:
     """
     :param argv: command-line arguments
@@ -223,6 +231,7 @@ def main(argv: list[str]) -> int:
         run = resolve(args)
         th.set_num_threads(args.threads)
         folder = folder_of(args.out, run["task"], run["variant"], run["seed"])
+        signal.signal(signal.SIGTERM, _terminated)
         if args.fresh:
             shutil.rmtree(folder, ignore_errors=True)
         results = execute(run, args.out, f"python -m benchmarks.learning run {' '.join(argv)}", args.keep_checkpoint)

@@ -33,6 +33,8 @@ def test_assignments_are_literals_or_words():
         (["--task", "smoke", "--variant", "x", "--set", "n_envs=0"], "n_envs"),
         (["--task", "smoke", "--variant", "x", "--set", "offline_ratio=0.5"], "offline_ratio"),
         (["--task", "smoke", "--steps", "-1"], "--steps"),
+        (["--task", "smoke", "--steps", "0"], "--steps"),
+        (["--task", "smoke", "--episodes", "9"], "--final-episodes=3"),
     ],
 )
 def test_wrong_settings_are_named_in_one_line(arguments, named, tmp_path, capsys):
@@ -100,8 +102,10 @@ def test_diagnostics_do_not_touch_the_training(algorithm):
             "FlowPolicy",
             Reach(),
             demonstrations=reach_demonstrations(),
-            bc_steps=200,
+            bc_steps=150,
             learning_starts=40,
+            utd_critic=0.25,
+            utd_actor=0.25,
             batch_size=8,
             actor_batch_size=4,
             group_size=4,
@@ -112,7 +116,7 @@ def test_diagnostics_do_not_touch_the_training(algorithm):
         )
         model.pretrain(progress_bar=False)
         for _ in range(2):
-            model.learn(70, reset_num_timesteps=False)
+            model.learn(60, reset_num_timesteps=False)
             found = (diagnostics.calibration(model, 200), diagnostics.gradient_shares(model)) if look else None
         return model, found
 

@@ -3,18 +3,15 @@
 import argparse
 import json
 import pathlib
-import platform
 import shutil
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import gymnasium as gym
-import ogpo_sb3
 import torch as th
 from ogpo_sb3 import ChunkActionWrapper, evaluate
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
@@ -25,8 +22,6 @@ from stable_baselines3.common.logger import Logger
 from benchmarks.learning import plans, stages
 from benchmarks.learning.settings import algorithm, algorithm_kwargs, check, make_env, make_evaluation_env, parse_assignments
 from benchmarks.learning.watch import Heartbeat, Watch
-
-PACKAGES = ("torch", "stable-baselines3", "gymnasium", "numpy", "mujoco", "gymnasium-robotics", "gym-pusht")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study"))
     p.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="on top of the variant")
     p.add_argument("--eval-freq", type=int, help="environment steps between evaluations and checkpoints")
+    p.add_argument("--episodes", type=int, help="of the evaluations on the curve (default: the task's)")
+    p.add_argument("--final-episodes", type=int, help="of the evaluations before and after (default: the task's)")
     p.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     p.add_argument("--fresh", action="store_true", help="throw away an earlier run of this name")
     p.add_argument("--keep-checkpoint", action="store_true", help="keep the last full checkpoint of a finished run")
@@ -62,20 +59,29 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     factor, overrides = found or ("given", {})
     settings = {**plans.task_settings(args.task), **overrides, **extra}
     check(settings, task["env"])
-    steps, eval_freq = args.steps or task["steps"], args.eval_freq or task["eval_freq"]
-    for name, value in (("steps", steps), ("eval-freq", eval_freq), ("threads", args.threads)):
+    given = dict(
+        steps=task["steps"] if args.steps is None else args.steps,
+        eval_freq=task["eval_freq"] if args.eval_freq is None else args.eval_freq,
+        episodes=task.get("episodes", plans.EPISODES) if args.episodes is None else args.episodes,
+        final_episodes=task.get("final_episodes", plans.FINAL_EPISODES)
+        if args.final_episodes is None
+        else args.final_episodes,
+    )
+    for name, value in {**given, "threads": args.threads}.items():
         if value < 1:
-            raise ValueError(f"--{name} must be at least 1, found {value}")
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+    if given["episodes"] > given["final_episodes"]:
+        raise ValueError(
+            f"--episodes={given['episodes']} must not exceed --final-episodes={given['final_episodes']}: the curve "
+            "begins with a part of the evaluation of the cloned policy"
+        )
     return dict(
         task=args.task,
         env=task["env"],
         variant=args.variant,
         factor=factor,
         seed=args.seed,
-        steps=steps,
-        eval_freq=eval_freq,
-        episodes=task.get("episodes", plans.EPISODES),
-        final_episodes=task.get("final_episodes", plans.FINAL_EPISODES),
+        **given,
         evaluation=task.get("evaluation"),
         settings=settings,
     )
@@ -153,7 +159,7 @@ def _stages(run: dict[str, Any], shared: pathlib.Path, folder: pathlib.Path, com
         updates=dict(critic=model._n_updates, actor=model._n_actor_updates),
         seconds=cloned.seconds + seconds,
         threads=th.get_num_threads(),
-        versions=versions(),
+        versions=stages.versions(),
     )
     stages.write_json(folder / "results.json", results)
     if not keep:
@@ -202,17 +208,6 @@ def _fine_tune(run: dict[str, Any], cloned: stages.Cloned, source: str, folder: 
         model.learn(remaining, callback=[alive, watch, save], log_interval=None, reset_num_timesteps=False)
         model.save_checkpoint(folder / "checkpoints" / f"run_{model.num_timesteps}_steps.ckpt")
     return model
-
-
-def versions() -> dict[str, str]:
-    """Of everything that can change a result."""
-    found = {"python": platform.python_version(), "ogpo_sb3": ogpo_sb3.__version__, "machine": platform.platform()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _terminated(*_: Any) -> None:

@@ -3,13 +3,16 @@
 import fcntl
 import json
 import pathlib
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import numpy as np
+import ogpo_sb3
 from ogpo_sb3 import OGPO, evaluate
 from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.files import atomic_write
@@ -17,6 +20,8 @@ from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.evaluation import EvaluationResult
 
 from benchmarks.learning.settings import cloning_settings, digest, make_env, part
+
+PACKAGES = ("torch", "stable-baselines3", "gymnasium", "numpy", "mujoco", "gymnasium-robotics", "gym-pusht")
 
 
 @dataclass(frozen=True)
@@ -181,3 +186,14 @@ def summarise(result: EvaluationResult) -> dict[str, Any]:
         steps_to_success=result.steps_to_success,
         episodes=len(result.seeds),
     )
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a result."""
+    found = {"python": platform.python_version(), "ogpo_sb3": ogpo_sb3.__version__, "machine": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -30,7 +30,7 @@ STUDY: dict[str, Any] = dict(
     demo_noise=0.0,
     bc_batch_size=128,  # cloning does not change with the variant's batch size and EMA rate
     bc_tau=0.05,
-    bc_eval_freq=100,  # updates; seldom evaluations pass clip_bc by far where cloning is quick
+    bc_eval_freq=300,  # updates between two looks at clip_bc, each of which costs 50 episodes
 )
 # What the harness gives itself.
 _OWN = {"self", "args", "kwargs", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"}

@@ -1,0 +1,111 @@
+"""Pictures of a study; matplotlib without pyplot, which would want a display."""
+
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from ogpo_sb3.common.files import atomic_write
+
+from benchmarks.learning.collect import Record, on_grid
+from benchmarks.learning.curves import bootstrap
+
+COLUMNS = 3
+
+
+def draw(records: list[Record], out: pathlib.Path) -> list[pathlib.Path]:
+    """
+    One picture of curves and one of calibration per task.
+
+    :param records: of a study
+    :param out: folder
+    :return: files written
+    """
+    written = []
+    for task in sorted({r.run["task"] for r in records}):
+        mine = [r for r in records if r.run["task"] == task]
+        for name, picture in (("curves", _curves(mine)), ("calibration", _calibration(mine))):
+            if picture is None:
+                continue
+            picture.suptitle(
+                f"{task}: {'success (%)' if name == 'curves' else 'predicted Q against the return that followed'}"
+            )
+            path = out / f"{name}_{task}.png"
+            with atomic_write(path) as file:
+                picture.savefig(file, format="png", dpi=110)
+            written.append(path)
+    return written
+
+
+def _panels(names: list[str]) -> tuple[Figure, dict[str, Any]]:
+    columns = min(COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(4.4 * columns, 3.2 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for spare in axes[len(names) :]:
+        spare.remove()
+    return figure, dict(zip(names, axes, strict=False))
+
+
+def _variants(records: list[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.run["variant"], []).append(record)
+    return found
+
+
+def _curves(records: list[Record]) -> Figure | None:
+    """A panel per factor: the base, and what the factor makes of it."""
+    records = [r for r in records if r.success]
+    if not records:
+        return None
+    bases = [r for r in records if r.run["factor"] == "base"]
+    factors = sorted({r.run["factor"] for r in records} - {"base"}) or ["base"]
+    figure, panels = _panels(factors)
+    for factor, axes in panels.items():
+        mine = [r for r in records if r.run["factor"] == factor]
+        if bases and factor != "base":
+            _curve(axes, bases, "base", color="black")
+        for variant, runs in _variants(mine).items():
+            _curve(axes, runs, variant)
+        axes.set(title=factor, xlabel="environment steps (thousands)", ylim=(-2, 102))
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    return figure
+
+
+def _curve(axes: Any, runs: list[Record], label: str, **style: Any) -> None:
+    steps, values = on_grid(runs)
+    estimate, low, high = np.array([bootstrap({"": v[~np.isnan(v)].tolist()}, repetitions=1000) for v in values.T]).T
+    (line,) = axes.plot(steps / 1000, 100 * estimate, marker=".", markersize=3, label=f"{label} ({len(runs)})", **style)
+    axes.fill_between(steps / 1000, 100 * low, 100 * high, alpha=0.15, linewidth=0, color=line.get_color())
+
+
+def _calibration(records: list[Record]) -> Figure | None:
+    """A panel per factor, as for the curves: bins of the last evaluation of each run against the diagonal."""
+    records = [r for r in records if r.calibration]
+    if not records:
+        return None
+    factors = sorted({r.run["factor"] for r in records})
+    figure, panels = _panels(factors)
+    for factor, axes in panels.items():
+        ends: list[float] = []
+        for variant, runs in _variants([r for r in records if r.run["factor"] == factor]).items():
+            label: str | None = variant
+            colour = None
+            for run in runs:
+                last = run.calibration[-1]["timesteps"]
+                bins = [b for b in run.calibration if b["timesteps"] == last]
+                q, returns = [b["q"] for b in bins], [b["mc_return"] for b in bins]
+                (line,) = axes.plot(q, returns, marker=".", linewidth=0.8, label=label, color=colour)
+                label, colour = None, line.get_color()
+                ends += [*q, *returns]
+        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="gray", linestyle="--", linewidth=1)
+        axes.set(title=factor, xlabel="predicted Q", ylabel="discounted return")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    return figure

@@ -1,0 +1,240 @@
+"""
+What is run: tasks with their base settings, variants of one factor at a time, and named plans of both. Dictionaries only.
+
+A variant is a dictionary of overrides on the task's base, with the dotted names of ``settings.py``. To add one, add a line.
+"""
+
+import argparse
+from typing import Any, NamedTuple
+
+from benchmarks.learning.settings import base
+
+Settings = dict[str, Any]
+
+# Ending an episode must never cost reward. The engine's dense rewards pay several points a step for a door almost open,
+# a nail almost in, a pen almost turned, for as long as the episode does not end: success would be the worse choice.
+_SPARSE: Settings = {"env.reward": "sparse", "env.reward_scale": 0.1, "env.success_bonus": 0.0}
+_QUICKLY_CLONED: Settings = {**_SPARSE, "bc_steps": 2_000, "bc_eval_freq": 100}
+
+# ``evaluation``: reward of the evaluations, by default the preset's. Success is the measure, the return what precedes it.
+# Door, Hammer and Pen are cloned within a thousand updates: clip_bc must be looked at often to stop in time.
+TASKS: dict[str, dict[str, Any]] = {
+    "relocate": dict(env="ogpo/AdroitRelocate-v0", steps=35_000, eval_freq=2_500, settings={}),
+    "door": dict(env="ogpo/AdroitDoor-v0", steps=35_000, eval_freq=2_500, settings=_QUICKLY_CLONED),
+    "hammer": dict(env="ogpo/AdroitHammer-v0", steps=35_000, eval_freq=2_500, settings=_QUICKLY_CLONED),
+    "pen": dict(env="ogpo/AdroitPen-v0", steps=35_000, eval_freq=2_500, settings={**_QUICKLY_CLONED, "bc_eval_freq": 25}),
+    # Covered share minus one: zero is the best a step can give, so that finishing is never worse than going on.
+    "pusht": dict(
+        env="ogpo/PushT-v0",
+        evaluation={"reward": "dense"},
+        steps=60_000,
+        eval_freq=5_000,
+        settings={
+            "env.reward": "dense",
+            "reward_shift": -1.0,
+            "chunk_size": 4,
+            "bc_steps": 10_000,
+            "bc_eval_freq": 1_000,
+            "policy_kwargs.normalize_observations": True,
+        },
+    ),
+    "kitchen": dict(
+        env="ogpo/KitchenComplete-v0",
+        steps=60_000,
+        eval_freq=10_000,
+        settings={
+            "reward_scale": 0.1,
+            "chunk_size": 4,
+            "bc_steps": 10_000,
+            "bc_eval_freq": 1_000,
+            "policy_kwargs.normalize_observations": True,
+        },
+    ),
+    "smoke": dict(
+        env="ogpo/PushT-v0",
+        evaluation={"reward": "dense"},
+        steps=300,
+        eval_freq=100,
+        episodes=2,
+        final_episodes=3,
+        settings={
+            "bc_steps": 20,
+            "clip_bc": None,
+            "learning_starts": 60,
+            "critic_warmup_updates": 2,
+            "utd_critic": 0.1,
+            "batch_size": 8,
+            "actor_batch_size": 4,
+            "group_size": 4,
+            "best_of_n": 2,
+            "env.reward": "dense",
+            "reward_shift": -1.0,
+            "policy_kwargs.net_arch": [16, 16],
+            "policy_kwargs.n_critics": 2,
+            "policy_kwargs.denoising_steps": 2,
+        },
+    ),
+}
+EPISODES, FINAL_EPISODES = 50, 100
+
+
+def _values(name: str, *values: Any) -> dict[str, Settings]:
+    return {f"{name.removeprefix('policy_kwargs.')}={value}": {name: value} for value in values}
+
+
+FACTORS: dict[str, dict[str, Settings]] = {
+    "utd_critic": _values("utd_critic", 0.5, 2.0, 4.0),
+    "warmup": _values("critic_warmup_updates", 0, 2_000, 20_000),
+    "learning_starts": _values("learning_starts", 2_500, 5_000, 20_000),
+    "utd_actor": _values("utd_actor", 0.02, 0.05, 0.25, 0.5),
+    "actor_lr": _values("learning_rate", 3e-5, 3e-4, 1e-3),
+    "critic_lr": _values("critic_learning_rate", 1e-4, 1e-3),
+    "actor_tau": _values("actor_tau", 0.005, 0.01, 0.1),
+    "tau": _values("tau", 0.005, 0.05),
+    "bc_coef": _values("bc_coef", 0.0, 0.03, 0.3, 1.0),
+    "clip": _values("clip_range", 0.01, 0.02, 0.1, 0.2),
+    "ratio_norm": {
+        f"sum,clip={clip}": {"policy_kwargs.ratio_norm": "sum", "clip_range": clip} for clip in (0.1, 0.2, 0.5, 2.0)
+    },
+    "sigma": _values("policy_kwargs.noise_std", 0.03, 0.05, 0.2, 0.3),
+    "noise_schedule": _values("policy_kwargs.noise_schedule", "constant"),
+    "K": _values("policy_kwargs.denoising_steps", 2, 8, 10),
+    "chunk": _values("chunk_size", 1, 2, 4, 8),
+    "group": _values("group_size", 4, 8, 32, 64),
+    "heads": _values("policy_kwargs.n_critics", 2, 10),
+    "q_agg": _values("q_agg", "min", "subsample"),
+    "advantage": _values("advantage", "mean", "penultimate", "positive", "std"),
+    "best_of_n": _values("best_of_n", 1, 4, 16),
+    "reward": {
+        "dense": {"env.reward": "dense", "env.reward_scale": 0.1, "env.success_bonus": 5.0},
+        "sparse": _SPARSE,
+        "sparse,scale=1": {**_SPARSE, "env.reward_scale": 1.0},
+        "sparse,bonus=5": {**_SPARSE, "env.success_bonus": 5.0},
+        "success_only": {"env.reward": "sparse", "env.reward_scale": 0.0, "env.success_bonus": 1.0},
+    },
+    "reward_scale": _values("reward_scale", 0.03, 0.3, 1.0),
+    "observations": _values("policy_kwargs.normalize_observations", True, False),
+    "success_critic": _values("success_critic", True),
+    "mc": _values("mc_coef", 0.1, 1.0),
+    "q_variance": _values("q_variance_samples", 4),
+    "gamma": _values("gamma", 0.95, 0.99, 0.995),
+    "n_envs": _values("n_envs", 4, 10),
+    "batch": _values("batch_size", 64, 256),
+    "states": _values("actor_batch_size", 16, 128),
+    "clip_bc": _values("clip_bc", 0.2, 0.3),
+    "algo": _values("algo", "OGPO", "OGPOPlus", "OGPOChi2"),
+}
+_ADROIT_ONLY = {"reward"}  # factors whose settings other environments do not have
+
+# Combinations that single factors suggest; the screening decides what is confirmed.
+COMBINATIONS: dict[str, Settings] = {
+    "base": {},
+    "careful": {"actor_tau": 0.01, "clip_range": 0.02, "success_critic": True},
+    "brisk": {"utd_critic": 2.0, "utd_actor": 0.25},
+    "brisk,mc": {"utd_critic": 2.0, "utd_actor": 0.25, "mc_coef": 0.1},
+    "early": {"learning_starts": 5_000, "critic_warmup_updates": 5_000},
+}
+
+# ``factors``: each variant changes one of them; ``variants``: named combinations; both with the base where it is named.
+_FOUR = ["relocate", "hammer", "pusht", "kitchen"]
+PLANS: dict[str, dict[str, Any]] = {
+    "screen": dict(tasks=_FOUR, factors=list(FACTORS), variants=["base"]),
+    "base": dict(tasks=["relocate", "door", "hammer", "pen", "pusht", "kitchen"], variants=["base"]),
+    "confirm": dict(tasks=_FOUR, variants=list(COMBINATIONS)),
+    "critic": dict(
+        tasks=_FOUR, factors=["utd_critic", "warmup", "critic_lr", "tau", "heads", "q_agg", "gamma", "mc"], variants=["base"]
+    ),
+    "actor": dict(
+        tasks=_FOUR, factors=["utd_actor", "actor_lr", "actor_tau", "bc_coef", "clip", "ratio_norm"], variants=["base"]
+    ),
+    "reward": dict(tasks=["relocate", "door", "hammer", "pen"], factors=["reward"], variants=["base"]),
+    "smoke": dict(tasks=["smoke"], factors=["bc_coef"], variants=["base"]),
+}
+
+
+class Run(NamedTuple):
+    """
+    One cell of a plan.
+
+    :param task: key of ``TASKS``
+    :param variant: name, unique within the task
+    :param factor: what the variant changes; "combination" where several
+    :param overrides: on the task's base
+    """
+
+    task: str
+    variant: str
+    factor: str
+    overrides: Settings
+
+
+def task_of(name: str) -> dict[str, Any]:
+    """
+    :param name: key of ``TASKS``
+    :raises ValueError: there is none
+    """
+    if name not in TASKS:
+        raise ValueError(f"task must be one of {sorted(TASKS)}, found {name!r}")
+    return TASKS[name]
+
+
+def task_settings(name: str) -> Settings:
+    """
+    :param name: key of ``TASKS``
+    :return: the base that variants override, flat
+    """
+    task = task_of(name)
+    return {**base(task["env"]), **task["settings"]}
+
+
+def find(name: str) -> tuple[str, Settings] | None:
+    """
+    :param name: of a variant
+    :return: its factor and overrides; None for an unknown one
+    """
+    if name in COMBINATIONS:
+        return "base" if not COMBINATIONS[name] else "combination", COMBINATIONS[name]
+    return next(((factor, variants[name]) for factor, variants in FACTORS.items() if name in variants), None)
+
+
+def runs(plan: str) -> list[Run]:
+    """
+    Every task and variant of a plan, the base first; variants that are the task's base already are left out.
+
+    :param plan: key of ``PLANS``
+    :raises ValueError: there is none
+    """
+    if plan not in PLANS:
+        raise ValueError(f"plan must be one of {sorted(PLANS)}, found {plan!r}")
+    content = PLANS[plan]
+    names = [*content.get("variants", []), *(v for f in content.get("factors", []) for v in FACTORS[f])]
+    found = []
+    for name in names:
+        factor, overrides = find(name) or ("", {})
+        for task in content["tasks"]:
+            settings = task_settings(task)
+            same = all(settings.get(key) == value for key, value in overrides.items())
+            foreign = factor in _ADROIT_ONLY and "Adroit" not in TASKS[task]["env"]
+            if not foreign and (factor == "base" or not same):
+                found.append(Run(task, name, factor, overrides))
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """
+    Print what plans consist of.
+
+    :param argv: command-line arguments
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning plans", description="What a plan consists of.")
+    parser.add_argument("plan", nargs="*", default=list(PLANS), help="names (default: all)")
+    for plan in parser.parse_args(argv).plan:
+        try:
+            content = runs(plan)
+        except ValueError as error:
+            parser.error(str(error))
+        steps = sum(TASKS[run.task]["steps"] for run in content)
+        print(f"{plan}: {len(content)} runs a seed, {steps:,} environment steps a seed")
+        for run in content:
+            print(f"  {run.task:<9} {run.variant:<28} {run.overrides}")
+    return 0

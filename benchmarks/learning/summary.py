@@ -1,0 +1,101 @@
+"""Table, CSV files and pictures of a study, finished or not."""
+
+import argparse
+import csv
+import io
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ogpo_sb3.common.files import atomic_write
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.learning.collect import COLUMNS, Record, collect, estimates
+
+
+def write_csv(path: pathlib.Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """
+    :param path: file, replaced as a whole
+    :param columns: in order
+    :param rows: by column; None is written as an empty field
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        values = {c: row.get(c) for c in columns}
+        writer.writerow({c: round(v, 4) if isinstance(v, float) else v for c, v in values.items()})
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def print_table(rows: list[dict[str, Any]], records: list[Record], console: Console) -> None:
+    """
+    :param rows: see :func:`benchmarks.learning.collect.estimates`, of the gain
+    :param records: for the columns beside it
+    :param console: where to
+    """
+    table = Table(title="Gain in success over the cloned policy: interquartile mean, stratified bootstrap 95 %")
+    for name in ("task", "variant", "runs", "gain", "95 %", "bc", "final", "dip", "steps to +30"):
+        table.add_column(name, justify="left" if name in ("task", "variant") else "right")
+    for row in rows:
+        mine = [r.row() for r in records if r.run["variant"] == row["variant"] and row["task"] in (r.run["task"], "all")]
+        done = [r for r in mine if r.get("gain") is not None]
+        reached = sorted(r["steps_to_plus30"] for r in done if r["steps_to_plus30"] is not None)
+        table.add_row(
+            row["task"],
+            row["variant"],
+            str(row["runs"]),
+            f"{row['iqm']:+.2f}",
+            "" if row["low"] != row["low"] else f"{row['low']:+.2f} to {row['high']:+.2f}",
+            f"{_mean(done, 'bc_success'):.2f}",
+            f"{_mean(done, 'final_success'):.2f}",
+            f"{min(r['dip'] for r in done):+.2f}",
+            f"{reached[len(reached) // 2]} ({len(reached)}/{len(done)})" if reached else f"(0/{len(done)})",
+        )
+    console.print(table)
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
+    return float(sum(row[key] for row in rows) / len(rows))
+
+
+def main(argv: list[str]) -> int:
+    """
+    :param argv: command-line arguments
+    :return: exit status
+    """
+    p = argparse.ArgumentParser(prog="python -m benchmarks.learning summary", description="What a study found.")
+    p.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study"), help="folder of the study")
+    p.add_argument("--tasks", nargs="+", help="only these")
+    p.add_argument("--no-figures", action="store_true")
+    args = p.parse_args(argv)
+    try:
+        records = [r for r in collect(args.out) if not args.tasks or r.run["task"] in args.tasks]
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    write_csv(args.out / "summary.csv", COLUMNS, [record.row() for record in records])
+    gains = estimates(records, "gain")
+    finals = {(row["task"], row["variant"]): row for row in estimates(records, "final_success")}
+    wide = [
+        {**row, **{f"final_{key}": finals[row["task"], row["variant"]][key] for key in ("iqm", "low", "high")}}
+        for row in gains
+    ]
+    columns = ("task", "variant", "runs", "iqm", "low", "high", "final_iqm", "final_low", "final_high")
+    write_csv(args.out / "variants.csv", columns, wide)
+    print_table(gains, records, console)
+    by_status = {s: [r for r in records if r.status == s] for s in ("finished", "unfinished", "failed")}
+    console.print(", ".join(f"{len(found)} {status}" for status, found in by_status.items()))
+    for record in by_status["failed"]:
+        console.print(f"failed: {record.run['task']} {record.run['variant']} seed {record.run['seed']}", highlight=False)
+    written = ["summary.csv", "variants.csv"]
+    if not args.no_figures:
+        from benchmarks.learning.figures import draw
+
+        written += [path.name for path in draw(records, args.out)]
+    console.print(f"Wrote {', '.join(written)} to {args.out}", highlight=False)
+    return 0

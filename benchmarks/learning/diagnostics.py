@@ -1,5 +1,6 @@
 """What to look at when a run fails. Nothing here changes the run: generators and records are as before."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -108,15 +109,15 @@ def gradient_shares(model: Any) -> dict[str, float]:
         with th.no_grad():
             chain = model.actor_ema.sample_chain(batch.observations, model.group_size)
             q = model.critic_target(batch.observations, chain.actions.unflatten(0, (-1, model.group_size)))
+            _, advantage = model._advantage(q, batch, chain)
         features = model.actor.features(batch.observations).repeat_interleave(model.group_size, dim=0)
         log_prob = model.actor.gcp.chain_log_prob(features, chain.states).view(q.shape[1:])
-        advantage = model._advantage(q, batch, chain.states, log_prob)
         clip_range = model.clip_schedule(model._current_progress_remaining)
         policy = _gradient(model, ppo_clip_loss(log_prob, chain.log_prob.view_as(log_prob), advantage, clip_range))
         result = dict(pg_grad_norm=float(policy.norm()))
-        bc_loss = model._success_bc_loss()
-        if bc_loss is not None:
-            cloning = _gradient(model, model.bc_coef * bc_loss)
+        successes = model._success_batch()
+        if successes is not None:
+            cloning = _gradient(model, model.bc_coef * model._cloning_loss(successes))
             norm = float(cloning.norm())
             result.update(bc_grad_norm=norm, bc_share=norm / max(norm + result["pg_grad_norm"], 1e-12))
             result["bc_cosine"] = float(th.nn.functional.cosine_similarity(policy, cloning, dim=0))
@@ -138,7 +139,7 @@ def undisturbed(model: Any) -> Iterator[None]:
     :param model: an algorithm
     """
     drawn, metrics = np.random.get_state(), {name: list(values) for name, values in model._metrics.items()}
-    pessimism = getattr(model, "_next_pessimism", None)
+    pessimism = copy.deepcopy(getattr(model, "_next_pessimism", None))
     try:
         with th.random.fork_rng(devices=[]):
             yield

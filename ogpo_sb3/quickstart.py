@@ -8,7 +8,6 @@ Every stage leaves its result on disk, and the same command goes on from where i
 
 import argparse
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -21,6 +20,7 @@ import torch as th
 from ogpo_sb3 import OGPOCA, evaluate, presets
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
 from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.common.threads import free_cores
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.evaluation import EvaluateCallback, EvaluationResult
 from ogpo_sb3.evaluation.callback import append_row, read_rows
@@ -44,7 +44,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=25, help="expert episodes to collect (default: %(default)s)")
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the final table (default: %(default)s)")
     parser.add_argument("--eval-freq", type=int, default=5_000, help="environment steps between evaluations")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch threads (default: all cores)")
+    parser.add_argument("--threads", type=int, default=free_cores(), help="torch threads (default: idle cores, %(default)s)")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds that only checks the installation")
     parser.add_argument("--fresh", action="store_true", help="throw away an earlier run of the same task and seed")
     args = parser.parse_args(argv)

@@ -10,6 +10,7 @@ from ogpo_sb3 import OGPO, OGPOCA
 from ogpo_sb3.common.captured import copy_tree, leaves, signature
 from ogpo_sb3.common.optimization import guarded_step, polyak, prepare_optimizer, set_rate
 from ogpo_sb3.common.precision import matmul_precision
+from ogpo_sb3.common.threads import free_cores
 from ogpo_sb3.critics import CriticEnsemble, ensemble
 from ogpo_sb3.extraction import ppo_clip_backward, ppo_clip_loss
 from ogpo_sb3.gcp import FlowGCP, base, row_blocks
@@ -393,3 +394,9 @@ def test_fixed_shapes_give_the_same_update(algorithm, monkeypatch):
     scale = updated[0].abs().max().item()
     assert scale > 0
     th.testing.assert_close(updated[1], updated[0], rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_free_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr("os.getloadavg", lambda: (1.2, 7.0, 7.0), raising=False)
+    assert [free_cores(workers) for workers in (0, 3, 7, 20)] == [7, 4, 1, 1]

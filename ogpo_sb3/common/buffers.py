@@ -272,7 +272,11 @@ class ChunkReplayBuffer(StepStream):
         return actions.reshape(len(flat), self.action_dim)
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
-        return self.to_torch(array, copy=False)  # all arrays above are fresh copies
+        if self.device.type != "cuda":
+            return self.to_torch(array, copy=False)  # all arrays above are fresh copies
+        # From page-locked memory, which torch keeps for the next batch once a copy is done: the host goes on drawing batches
+        # while the device is busy with earlier ones.
+        return th.from_numpy(np.ascontiguousarray(array)).pin_memory().to(self.device, non_blocking=True)
 
     def _tensors(self, arrays: Any) -> Any:
         return (

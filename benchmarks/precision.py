@@ -1,0 +1,171 @@
+"""
+What a lower precision does to the likelihood ratio and to the gradient, against float64.
+
+    python benchmarks/precision.py [--steps 1500] [--csv FILE]
+
+A flow policy of the paper's size (four layers of 512, K = 10) clones 25 expert episodes of Relocate in chunks of 4 (120
+numbers); it is the old policy. The current policy lies in the direction of further cloning, at distances for which the
+normalised log-ratio has a given spread over chains. Chains are drawn by the old policy in the precision in question, as an
+update does; the reference scores the same chains with the same parameters in float64.
+"""
+
+import argparse
+import copy
+import csv
+import pathlib
+import tempfile
+
+import numpy as np
+import torch as th
+from ogpo_sb3 import OGPO, demos
+from ogpo_sb3.common.precision import matmul_precision
+from ogpo_sb3.extraction import ppo_clip_loss
+from ogpo_sb3.gcp import FlowGCP, row_blocks
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ENV = "ogpo/AdroitRelocate-v0"
+STATES, GROUP, CLIP = 32, 32, 0.01
+NOISES = (("tapered", 0.05), ("constant", 0.01), ("tapered", 0.1))
+SPREADS = (0.001, 0.003, 0.01, 0.03)
+FIELDS = ("noise", "spread", "precision", "rms_error", "error_to_spread", "bias", "other_clip", "cosine", "gradient_error")
+
+
+def policies(steps: int) -> tuple[FlowGCP, FlowGCP, th.Tensor]:
+    """The old policy, one that is cloned further, and observation features of the data."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(pathlib.Path(folder) / "demonstrations.npz")
+        demos.main(["collect", "--env", ENV, "--episodes", "25", "--seed", "0", "-o", path])
+        model = OGPO(
+            "FlowPolicy",
+            ENV,
+            demonstrations=path,
+            bc_steps=steps,
+            chunk_size=4,
+            batch_size=256,
+            actor_tau=0.05,
+            policy_kwargs=dict(normalize_observations=True, n_critics=1),
+            device="cpu",
+            seed=0,
+        )
+        model.pretrain()
+        old = copy.deepcopy(model.policy.actor_ema.gcp)
+        model._bc_done = False
+        model.pretrain(steps=steps + 300)
+        observations = model._demonstration_set.observations
+    rows = np.random.default_rng(0).integers(len(observations), size=STATES)
+    features = model.policy.actor_ema.features(th.as_tensor(observations[rows], dtype=th.float32))
+    return old, copy.deepcopy(model.policy.actor_ema.gcp), features
+
+
+def between(old: FlowGCP, new: FlowGCP, share: float) -> FlowGCP:
+    """Parameters at a share of the way from old to new."""
+    policy = copy.deepcopy(old).requires_grad_(True)
+    with th.no_grad():
+        for parameter, start, end in zip(policy.parameters(), old.parameters(), new.parameters(), strict=True):
+            parameter.copy_(start + share * (end - start))
+    return policy
+
+
+def with_noise(policy: FlowGCP, schedule: str, std: float) -> FlowGCP:
+    """The same networks with another noise."""
+    made = FlowGCP(policy.features_dim, policy.action_dim, noise_schedule=schedule, noise_std=std)
+    made.load_state_dict(policy.state_dict())
+    return made
+
+
+@th.no_grad()
+def scores(policy: FlowGCP, features: th.Tensor, states: th.Tensor) -> th.Tensor:
+    """Log-likelihoods of all chains."""
+    owner = th.arange(STATES).repeat_interleave(GROUP)
+    condition, blocks = policy.condition(features), row_blocks(states.shape[1], states, policy.denoising_steps)
+    return th.cat([policy.log_prob_of(condition, states[:, rows], owner[rows]) for rows in blocks])
+
+
+def exactly(policy: FlowGCP, features: th.Tensor, states: th.Tensor) -> th.Tensor:
+    """The same in float64."""
+    return scores(copy.deepcopy(policy).double(), features.double(), states.double())
+
+
+def gradient(policy: FlowGCP, features: th.Tensor, states: th.Tensor, old: th.Tensor, advantage: th.Tensor) -> th.Tensor:
+    """Of the clipped loss, all parameters in one vector."""
+    owner = th.arange(STATES).repeat_interleave(GROUP)
+    policy.zero_grad(set_to_none=True)
+    for rows in row_blocks(states.shape[1], states, policy.denoising_steps):
+        log_prob = policy.log_prob_of(policy.condition(features), states[:, rows], owner[rows])
+        ppo_clip_loss(log_prob, old[rows], advantage[rows], CLIP).mul(len(log_prob) / states.shape[1]).backward()
+    return th.cat([p.grad.flatten().double() for p in policy.parameters()])
+
+
+def spread_at(share: float, old: FlowGCP, new: FlowGCP, features: th.Tensor, states: th.Tensor) -> float:
+    """Standard deviation of the exact log-ratio over chains."""
+    ratio = exactly(between(old, new, share), features, states) - exactly(old, features, states)
+    return ratio.std().item()
+
+
+def compare(old: FlowGCP, new: FlowGCP, features: th.Tensor, spread: float, noise: str) -> list[dict[str, object]]:
+    """One row per precision, at the distance from the old policy that has the given spread."""
+    with th.no_grad():
+        th.manual_seed(0)
+        states = old.sample_chain(features, GROUP).states
+    low, high = 0.0, 4.0
+    for _ in range(14):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if spread_at(middle, old, new, features, states) < spread else (low, middle)
+    current = between(old, new, 0.5 * (low + high))
+    rows = []
+    for precision in ("fp32", "bf16"):
+        th.manual_seed(0)
+        with matmul_precision(old, precision), matmul_precision(current, precision):
+            with th.no_grad():
+                chain = old.sample_chain(features, GROUP)
+            found = scores(current, features, chain.states) - chain.log_prob
+            advantage = th.randn(STATES * GROUP)
+            own = gradient(current, features, chain.states, chain.log_prob, advantage)
+        exact_old = exactly(old, features, chain.states)
+        exact = exactly(current, features, chain.states) - exact_old
+        double = copy.deepcopy(current).double()
+        reference = gradient(double, features.double(), chain.states.double(), exact_old, advantage.double())
+        error = found.double() - exact
+        rows.append(
+            dict(
+                noise=noise,
+                spread=f"{exact.std().item():.4f}",
+                precision=precision,
+                rms_error=f"{error.square().mean().sqrt().item():.2e}",
+                error_to_spread=f"{(error.std() / exact.std()).item():.4f}",
+                bias=f"{error.mean().item():.1e}",
+                other_clip=f"{((found.exp() - 1).abs().gt(CLIP) != (exact.exp() - 1).abs().gt(CLIP)).float().mean():.3f}",
+                cosine=f"{th.cosine_similarity(own, reference, dim=0).item():.5f}",
+                gradient_error=f"{((own - reference).norm() / reference.norm()).item():.4f}",
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    """Print a table; write it as it grows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1500, help="updates of cloning before the comparison")
+    parser.add_argument("--csv", type=pathlib.Path)
+    args = parser.parse_args()
+    cloned, further, features = policies(args.steps)
+    features = features.detach()
+    table, rows = Table(*FIELDS), []
+    for schedule, std in track(NOISES, "noises"):
+        old, new = with_noise(cloned, schedule, std), with_noise(further, schedule, std)
+        for spread in SPREADS:
+            rows += compare(old, new, features, spread, f"{schedule} {std}")
+            if args.csv is not None:
+                with args.csv.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, FIELDS)
+                    writer.writeheader()
+                    writer.writerows(rows)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ from ogpo_sb3.common.errors import TrainingDivergedError
 from ogpo_sb3.common.features import ChunkCritic, GCPActor
 from ogpo_sb3.common.optimization import guarded_step, has_fused, set_rate
 from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.precision import matmul_precision
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.sampling import concatenate_samples
 from ogpo_sb3.common.schedules import Schedule, schedule_value
@@ -39,6 +40,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
     utd_actor: float
     offline_ratio: float
     max_grad_norm: float
+    precision: str
     pretrained: bool
     _critic_debt: float
     _actor_debt: float
@@ -142,18 +144,20 @@ class UpdatesMixin(OffPolicyAlgorithm):
 
     def _run(self, step: Callable[..., dict[str, th.Tensor]], *inputs: Any) -> None:
         """
-        Do one update and keep its scalars for the log; on a GPU as a captured graph.
+        Do one update in the precision chosen and keep its scalars for the log; on a GPU as a captured graph.
 
         :param step: function of tensors that updates a network, without asking the host for anything
         :param inputs: batches and numbers on the device
         """
         if self.device.type != "cuda" or not all(has_fused(m.optimizer) for m in (self.actor, self.critic)):
-            self._log(**step(*inputs))
+            with matmul_precision(self.policy, self.precision):
+                self._log(**step(*inputs))
             return
         key = (step.__name__, signature(inputs))
         if key not in self._captured:
             self._captured[key] = CapturedStep(step)
-        self._log(**self._captured[key](*inputs))
+        with matmul_precision(self.policy, self.precision):
+            self._log(**self._captured[key](*inputs))
 
     def _optimise(self, model: nn.Module, loss: th.Tensor, name: str) -> th.Tensor:
         """

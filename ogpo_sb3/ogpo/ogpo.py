@@ -14,7 +14,6 @@ from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.optimization import polyak
 from ogpo_sb3.common.options import check_at_least
 from ogpo_sb3.common.policies import GCPPolicy
-from ogpo_sb3.common.precision import matmul_precision
 from ogpo_sb3.common.schedules import Schedule, WarmupCosine, as_schedule
 from ogpo_sb3.critics import next_value, td_loss, td_target
 from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
@@ -258,16 +257,15 @@ class OGPO(GCPOffPolicyAlgorithm):
         :param batch_size: windows per critic update
         """
         self.policy.set_training_mode(True)
-        with matmul_precision(self.policy, self.precision):
-            self._prepare_first_update(batch_size)
-            started = time.perf_counter()
-            for _ in range(gradient_steps):
-                self._update_rates()
-                self._update_critic(batch_size)
-                self._n_updates += 1
-                for _ in range(self._actor_updates_due()):
-                    self._update_actor()
-                    self._n_actor_updates += 1
+        self._prepare_first_update(batch_size)
+        started = time.perf_counter()
+        for _ in range(gradient_steps):
+            self._update_rates()
+            self._update_critic(batch_size)
+            self._n_updates += 1
+            for _ in range(self._actor_updates_due()):
+                self._update_actor()
+                self._n_actor_updates += 1
         self._record_metrics(gradient_steps, started)
 
     def _update_critic(self, batch_size: int) -> None:

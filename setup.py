@@ -27,7 +27,12 @@ EXTRAS = {
 }
 # What the tests need, without anything that compiles: `make test` adds robosuite, robomimic and LIBERO by --no-deps.
 EXTRAS["all"] = sorted(
-    {requirement for name, group in EXTRAS.items() if name not in ("robomimic", "libero", "benchmark") for requirement in group}
+    {
+        requirement
+        for name, group in EXTRAS.items()
+        if name not in ("robomimic", "libero", "benchmark")
+        for requirement in group
+    }
     | {*ROBOSUITE_RUNTIME, *LIBERO_RUNTIME}
 )
 

@@ -83,17 +83,14 @@ def speed(args: argparse.Namespace) -> None:
             report.table(
                 "Parts of an actor step, unit: all rows once through the straightforward network", units, UNIT_COLUMNS
             )
-            rates = [
-                {key: value / 1e9 if isinstance(value, float) else value for key, value in row.items()}
-                for row in recorder.rates
-                if (row["device"], row["size"]) == (device, size)
-            ]
+            rates = [row for row in recorder.rates if (row["device"], row["size"]) == (device, size)]
             report.table("Measured products, GFLOP/s", rates, [key for key in rates[0] if key not in ("size", "device")])
     for note in recorder.notes:
         report.CONSOLE.print(f"not measured: {note}")
-    units_file = report.CsvFile(report.beside(args.csv, "units"), ("device", "size", *UNIT_COLUMNS))
-    for row in recorder.units:
-        units_file.write(row)
+    for name, content in (("units", recorder.units), ("rates", recorder.rates)):
+        part = report.CsvFile(report.beside(args.csv, name), list(content[0]))
+        for row in content:
+            part.write(row)
 
 
 def import_time(repeats: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch as th
 
+from benchmarks.update import sizes
 from benchmarks.update.straightforward import Straightforward
 
 Parts = dict[str, float]
@@ -16,6 +17,21 @@ Parts = dict[str, float]
 
 class Unavailable(Exception):
     """This contender cannot run here; the message says why."""
+
+
+def build(kwargs: dict[str, Any], device: str, precision: str, **changes: Any) -> Any:
+    """
+    As :func:`benchmarks.update.sizes.build`.
+
+    :param precision: of OGPO
+    :raises Unavailable: OGPO refuses the precision, here or altogether
+    """
+    try:
+        return sizes.build(kwargs, device, precision=precision, **changes)
+    except ValueError as error:
+        if "precision" not in str(error):
+            raise
+        raise Unavailable(f"OGPO refuses precision={precision!r} on {device}: {error}") from error
 
 
 class Package:

@@ -37,6 +37,7 @@ FIELDS = (
     "scored_share",
     "gradient_share",
     "repeats",
+    "threads",
 )
 Row = dict[str, Any]
 
@@ -137,11 +138,20 @@ def _measure_case(case: Case, workers: dict[str, Worker], repeats: int, shared: 
     shares = workers[REFERENCE].ask("shares")
     rates = _median_rates(times.pop("rates"))
     if not any(row["size"] == size and row["device"] == device for row in recorder.rates):
-        recorder.rates += [{"size": size, "device": device, "precision": p, **parts} for p, parts in rates.items()]
+        for precision, parts in rates.items():
+            giga = {part: rate / 1e9 for part, rate in parts.items()}
+            recorder.rates.append({"device": device, "size": size, "precision": precision, **giga})
     totals = {name: [sum(t.values()) for t in rounds] for name, rounds in times.items()}
     for name, rounds in times.items():
         seconds = statistics.median(totals[name])
-        row = {"device": device, "size": size, "case": str(case), "contender": name, "repeats": repeats}
+        row = {
+            "device": device,
+            "size": size,
+            "case": str(case),
+            "contender": name,
+            "repeats": repeats,
+            "threads": shared["threads"],
+        }
         row |= _speed(seconds, name, shares, rates, Work.of(settings(size)))
         ratios = [a / b for a, b in zip(totals[REFERENCE], totals[name], strict=True)]
         row |= {"ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}

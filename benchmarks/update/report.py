@@ -16,7 +16,7 @@ from rich.table import Table
 
 Row = dict[str, Any]
 # Without a terminal rich assumes 80 columns and cuts the tables.
-CONSOLE = Console(width=None if sys.stdout.isatty() else 170)
+CONSOLE = Console(width=None if sys.stdout.isatty() else 200)
 
 
 class CsvFile:
@@ -63,7 +63,8 @@ def table(title: str, rows: list[Row], columns: Sequence[str | tuple[str, str]],
     pairs = [column if isinstance(column, tuple) else (column, column.replace("_", " ")) for column in columns]
     grid = Table(title=title, title_justify="left")
     for key, heading in pairs:
-        grid.add_column(heading, justify="left" if any(isinstance(row.get(key), str) for row in rows) else "right")
+        is_text = any(isinstance(row.get(key), str) for row in rows)
+        grid.add_column(heading, justify="left" if is_text else "right", no_wrap=is_text)
     for row in rows:
         grid.add_row(*(_text(row.get(key), digits) for key, _ in pairs))
     CONSOLE.print(grid)

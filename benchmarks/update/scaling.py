@@ -10,6 +10,7 @@ The middle size is 64 states x 16 chains x 5 steps, three layers of 256, five he
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import statistics
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.update import report, sizes
-from benchmarks.update.contenders import Eager, Package, Unavailable
+from benchmarks.update.contenders import Eager, Package, Unavailable, build
+from benchmarks.update.measure import REFERENCE
+from benchmarks.update.rates import PRECISIONS
 
 AXES = {  # name: values; half and double the middle, and on
     "batch": (32, 64, 128, 256),
@@ -47,12 +50,10 @@ def varied(axis: str, value: int) -> dict[str, Any]:
 
 def contenders(kwargs: dict[str, Any], device: str) -> dict[str, Any]:
     """The straightforward update and the package's in every precision that it accepts, all with vanilla advantages."""
-    found: dict[str, Any] = {"straightforward fp32": Eager(sizes.build(kwargs, device))}
-    for precision in ("fp32", "tf32", "bf16"):
-        try:
-            found[f"package {precision}"] = Package(sizes.build(kwargs, device, precision=precision))
-        except (ValueError, Unavailable):
-            continue
+    found: dict[str, Any] = {REFERENCE: Eager(build(kwargs, device, "fp32"))}
+    for precision in PRECISIONS[device]:
+        with contextlib.suppress(Unavailable):
+            found[f"package {precision}"] = Package(build(kwargs, device, precision))
     return found
 
 
@@ -91,7 +92,7 @@ def run(
                     times[value, name].append(taken)
         for (value, name), rounds in times.items():
             totals = [sum(t.values()) for t in rounds]
-            reference = [sum(t.values()) for t in times[value, "straightforward fp32"]]
+            reference = [sum(t.values()) for t in times[value, REFERENCE]]
             seconds = statistics.median(totals)
             row = {
                 "device": device,

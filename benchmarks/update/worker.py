@@ -11,8 +11,11 @@ import json
 import os
 import pathlib
 import resource
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 CONTENDERS = {  # name: class in benchmarks.update.contenders, precision
@@ -112,24 +115,25 @@ class _Far:
         th.set_num_threads(options.threads)
         kind, precision = CONTENDERS[options.role]
         self.options, self.before = options, peak_memory_mb()
-        kwargs = sizes.settings(options.size)
-        try:
-            model = sizes.build(kwargs, options.device, advantage=options.advantage, precision=precision)
-        except ValueError as error:
-            if "precision" not in str(error):
-                raise
-            raise contenders.Unavailable(f"OGPO refuses precision={precision!r}") from error
+        model = contenders.build(sizes.settings(options.size), options.device, precision, advantage=options.advantage)
         model.policy.load_state_dict(th.load(options.state, map_location=options.device))
         self.contender = getattr(contenders, kind)(model)
         self.device = options.device
 
     def update(self) -> dict[str, Any]:
-        self.contender.restore()
-        return self.contender.update()
+        return self._turn(self.contender.update)
 
     def parts(self) -> dict[str, Any]:
-        self.contender.restore()
-        return self.contender.parts()
+        return self._turn(self.contender.parts)
+
+    def _turn(self, call: Callable[[], dict[str, float]], seconds: float = 0.5) -> dict[str, float]:
+        """Medians over as many calls as fit into the time, at least one: short updates need more than one per turn."""
+        found: list[dict[str, float]] = []
+        ends = time.perf_counter() + seconds
+        while not found or time.perf_counter() < ends:
+            self.contender.restore()
+            found.append(call())
+        return {part: statistics.median(f[part] for f in found) for part in found[0]}
 
     def shares(self) -> dict[str, Any]:
         return self.contender.shares()

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import copy
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch as th
 
-from benchmarks.update.straightforward import Straightforward
+from benchmarks.update.straightforward import Straightforward, agree
 
 AGREEMENTS = (0.2, 0.5)
 CLIP_SHARES = (0.0, 0.5)
@@ -31,27 +31,47 @@ def prepare(model: Any, folder: pathlib.Path) -> None:
     :param folder: gets ``<agreement>-<clip share>.pt``
     """
     th.manual_seed(0)
-    fresh = copy.deepcopy(model.policy.state_dict())
+    fresh = copy.deepcopy(model.critic.state_dict())
+    actors = {}
+    for clip_share in CLIP_SHARES:
+        set_clip_share(model, clip_share)
+        actors[clip_share] = copy.deepcopy(model.actor.state_dict())
     for agreement in AGREEMENTS:
-        model.policy.load_state_dict(fresh)
+        model.critic.load_state_dict(fresh)
         set_agreement(model, agreement)
         for clip_share in CLIP_SHARES:
-            set_clip_share(model, clip_share)
+            model.actor.load_state_dict(actors[clip_share])
             th.save(model.policy.state_dict(), folder / f"{agreement}-{clip_share}.pt")
 
 
-def measure(model: Any, states: int) -> dict[str, float]:
+class Probe:
     """
-    Shares of agreeing, clipped, scored and differentiated chains, by the straightforward update.
+    Chains of the EMA actor, drawn once, on which critics and online actor are tried.
 
-    :param model: as it is
-    :param states: of the replay buffer
+    :param model: whose parameters are copied and whose replay buffer is sampled
+    :param states: how many
     """
-    reference = Straightforward(model)
-    observations = model.replay_buffer.sample(states).observations
-    with th.no_grad():
-        reference.actor_loss(observations, *reference.noise(states * model.group_size, model.device))
-    return {name: float(share) for name, share in reference.shares.items()}
+
+    @th.no_grad()
+    def __init__(self, model: Any, states: int):
+        self.run = Straightforward(model)
+        observations = model.replay_buffer.sample(states).observations
+        self.observations = observations.repeat_interleave(model.group_size, dim=0)
+        self.states, self.old_log_prob = self.run.sample(
+            self.observations, *self.run.noise(len(self.observations), model.device)
+        )
+
+    @th.no_grad()
+    def agreement(self) -> float:
+        """Share of chains on whose advantage sign all heads of the target critics agree."""
+        q = self.run.target(self.observations, self.states[-1].clamp(-1.0, 1.0))
+        return float(agree(q.view(len(q), -1, self.run.group)).float().mean())
+
+    @th.no_grad()
+    def clip_share(self) -> float:
+        """Share of chains whose ratio is outside the clip range."""
+        ratio = th.exp(self.run.score(self.run.actor, self.observations, self.states) - self.old_log_prob)
+        return float(((ratio - 1.0).abs() > self.run.clip_range).float().mean())
 
 
 def set_agreement(model: Any, wanted: float) -> None:
@@ -61,18 +81,17 @@ def set_agreement(model: Any, wanted: float) -> None:
     :param model: whose critics and target critics are made so, both alike
     :param wanted: share of chains on whose advantage sign all heads agree
     """
-    ensembles = (model.critic.ensemble, model.critic_target.ensemble)
-    independent = [p.detach().clone() for p in ensembles[0].parameters()]
+    independent = [p.detach().clone() for p in model.critic.ensemble.parameters()]
+    probe = Probe(model, _PROBE_STATES)
 
     def trial(weight: float) -> float:
-        with th.no_grad():
-            for ensemble in ensembles:
-                for p, q in zip(ensemble.parameters(), independent, strict=True):
-                    p.copy_(th.lerp(q[:1].expand_as(q), q, weight))
-        return -measure(model, _PROBE_STATES)["agreement"]
+        _copy([th.lerp(q[:1].expand_as(q), q, weight) for q in independent], probe.run.target)
+        return -probe.agreement()
 
     _bisect(trial, -wanted, 0.0, 1.0)
-    found = measure(model, 4 * _PROBE_STATES)["agreement"]
+    for ensemble in (model.critic.ensemble, model.critic_target.ensemble):
+        _copy(probe.run.target.parameters(), ensemble)
+    found = Probe(model, 2 * _PROBE_STATES).agreement()
     if abs(found - wanted) > TOLERANCE:
         raise RuntimeError(f"heads agree on a share of {found:.3f} of the chains, wanted {wanted} within {TOLERANCE}")
 
@@ -85,22 +104,25 @@ def set_clip_share(model: Any, wanted: float) -> None:
     :param wanted: share of clipped chains; 0 stands for a quarter of the displacement that clips half of them, which clips
         next to none and still leaves no ratio at one
     """
-    average = [p.detach().clone() for p in model.actor_ema.parameters()]
+    probe = Probe(model, _PROBE_STATES)
+    average = [p.detach().clone() for p in probe.run.ema.parameters()]
     directions = [p.square().mean().sqrt() * th.randn_like(p) for p in average]
 
+    def displaced(amount: float) -> list[th.Tensor]:
+        return [p + amount * direction for p, direction in zip(average, directions, strict=True)]
+
     def trial(log_amount: float) -> float:
-        _displace(model.actor, average, directions, 10.0**log_amount)
-        return measure(model, _PROBE_STATES)["clip_share"]
+        _copy(displaced(10.0**log_amount), probe.run.actor)
+        return probe.clip_share()
 
-    log_amount = _bisect(trial, wanted or 0.5, -5.0, 0.0)
-    if wanted == 0.0:
-        _displace(model.actor, average, directions, 0.25 * 10.0**log_amount)
+    amount = 10.0 ** _bisect(trial, wanted or 0.5, -5.0, 0.0)
+    _copy(displaced(amount if wanted else 0.25 * amount), model.actor.gcp.velocity_net)
 
 
-def _displace(actor: th.nn.Module, origin: list[th.Tensor], directions: list[th.Tensor], amount: float) -> None:
-    with th.no_grad():
-        for p, q, direction in zip(actor.parameters(), origin, directions, strict=True):
-            p.copy_(q + amount * direction)
+@th.no_grad()
+def _copy(source: Iterable[th.Tensor], module: th.nn.Module) -> None:
+    for p, q in zip(source, module.parameters(), strict=True):
+        q.copy_(p)
 
 
 def _bisect(function: Callable[[float], float], wanted: float, low: float, high: float) -> float:

@@ -202,16 +202,21 @@ class Straightforward:
 
     def _keep_shares(self, q: th.Tensor, ratio: th.Tensor, advantage: th.Tensor) -> None:
         """What the cost of an update that skips work depends on, for the report."""
-        centred = q - q.mean(dim=-1, keepdim=True)
         high, low = ratio > 1.0 + self.clip_range, ratio < 1.0 - self.clip_range
         inert = (advantage == 0) | (high & (advantage > 0)) | (low & (advantage < 0))
         masks = {
-            "agreement": (centred > 0).all(dim=0) | (centred < 0).all(dim=0),
+            "agreement": agree(q),
             "clip_share": high | low,
             "scored_share": advantage != 0,
             "gradient_share": ~inert,
         }
         self.shares = {name: mask.float().mean() for name, mask in masks.items()}
+
+
+def agree(q: th.Tensor) -> th.Tensor:
+    """Which chains (B, G) have advantages of one sign under all heads of (M, B, G)."""
+    centred = q - q.mean(dim=-1, keepdim=True)
+    return (centred > 0).all(dim=0) | (centred < 0).all(dim=0)
 
 
 def _linear(weight: th.Tensor, bias: th.Tensor) -> nn.Linear:

@@ -2,12 +2,12 @@
 Everything that is measured of OGPO's update, printed as tables and written as CSV.
 
     python -m benchmarks.update [--parts speed scaling end-to-end import] [--sizes small paper] [--device cpu cuda]
-                                [--threads N] [--repeats N] [--contenders jax bf16 ...] [--csv FILE] [--quick]
+                                [--threads N] [--repeats N] [--contenders "jax fp32" ...] [--csv FILE] [--quick]
 
 An update is one critic step and one actor step, sampling of the batches included. The contenders take turns within each
 round, so that a drift of the machine favours none; ratios are medians over rounds of straightforward time over the
 contender's. Rows are B x G x K, all chains' denoising steps. "of rate" is the time that the update's matrix products would
-take at the rate measured in the same round at the same shapes and precision, over the time taken: of all products
+take at the rate measured in the same rounds at the same shapes and precision, over the time taken: of all products
 of the straightforward update ("all": above one where a contender leaves work out), and of those that the sampled chains need
 ("needed": chains with an advantage are scored, chains that are not clipped have a gradient).
 """

@@ -22,11 +22,17 @@ EXTRAS = {
     "video": ["imageio[ffmpeg]>=2.34"],
     "zoo": ["rl_zoo3[plots]>=2.9,<3", "optuna>=4", "requests", "rliable>=1.2", "tensorboard>=2.16"],
     "dev": ["build", "codespell", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff", "types-PyYAML"],
+    "benchmark": ["jax>=0.6"],  # one of the contenders of benchmarks/update; the package and its tests do without
     "docs": ["furo", "myst-parser>=4", "sphinx>=7", "sphinx-copybutton"],
 }
 # What the tests need, without anything that compiles: `make test` adds robosuite, robomimic and LIBERO by --no-deps.
 EXTRAS["all"] = sorted(
-    {requirement for name, group in EXTRAS.items() if name not in ("robomimic", "libero") for requirement in group}
+    {
+        requirement
+        for name, group in EXTRAS.items()
+        if name not in ("robomimic", "libero", "benchmark")
+        for requirement in group
+    }
     | {*ROBOSUITE_RUNTIME, *LIBERO_RUNTIME}
 )
 

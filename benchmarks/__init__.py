@@ -1,1 +1,1 @@
-"""Measurements that are run by hand, never by the tests or by an installation."""
+"""Measurements of speed, memory and learning, run by hand; never part of the tests or of the installed package."""

@@ -1,15 +1,18 @@
 """
 What a lower precision does to the likelihood ratio and to the gradient, against float64.
 
-    python benchmarks/precision.py [--steps 1500] [--csv FILE]
+    python benchmarks/precision.py [--steps 1000] [--csv FILE]
 
 A flow policy of the paper's size (four layers of 512, K = 10) clones 25 expert episodes of Relocate in chunks of 4 (120
 numbers); it is the old policy. The current policy lies in the direction of further cloning, at distances for which the
 normalised log-ratio has a given spread over chains. Chains are drawn by the old policy in the precision in question, as an
-update does; the reference scores the same chains with the same parameters in float64.
+update does; the reference scores the same chains with the same parameters in float64. "autocast" is what ``precision="bf16"``
+does not do: torch's automatic bfloat16 for sampling, scoring and gradient. Then the critics: trained for some hundred updates on
+rollouts of the cloned policy, their conservative advantages on its chains.
 """
 
 import argparse
+import contextlib
 import copy
 import csv
 import pathlib
@@ -19,7 +22,7 @@ import numpy as np
 import torch as th
 from ogpo_sb3 import OGPO, demos
 from ogpo_sb3.common.precision import matmul_precision
-from ogpo_sb3.extraction import ppo_clip_loss
+from ogpo_sb3.extraction import agreement, group_advantage, ppo_clip_loss
 from ogpo_sb3.gcp import FlowGCP, row_blocks
 from rich.console import Console
 from rich.progress import track
@@ -32,8 +35,8 @@ SPREADS = (0.001, 0.003, 0.01, 0.03)
 FIELDS = ("noise", "spread", "precision", "rms_error", "error_to_spread", "bias", "other_clip", "cosine", "gradient_error")
 
 
-def policies(steps: int) -> tuple[FlowGCP, FlowGCP, th.Tensor]:
-    """The old policy, one that is cloned further, and observation features of the data."""
+def policies(steps: int) -> tuple[FlowGCP, FlowGCP, th.Tensor, OGPO]:
+    """The old policy, one that is cloned further, observation features of the data, and a model with trained critics."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(pathlib.Path(folder) / "demonstrations.npz")
         demos.main(["collect", "--env", ENV, "--episodes", "25", "--seed", "0", "-o", path])
@@ -45,18 +48,41 @@ def policies(steps: int) -> tuple[FlowGCP, FlowGCP, th.Tensor]:
             chunk_size=4,
             batch_size=256,
             actor_tau=0.05,
-            policy_kwargs=dict(normalize_observations=True, n_critics=1),
+            learning_starts=3000,
+            critic_warmup_updates=400,
+            utd_critic=1e-6,
+            policy_kwargs=dict(normalize_observations=True),
             device="cpu",
             seed=0,
         )
-        model.pretrain()
+        model.pretrain(progress_bar=False)
         old = copy.deepcopy(model.policy.actor_ema.gcp)
         model._bc_done = False
-        model.pretrain(steps=steps + 300)
+        model.pretrain(steps=steps + 300, progress_bar=False)
         observations = model._demonstration_set.observations
+        model.learn(3200)
     rows = np.random.default_rng(0).integers(len(observations), size=STATES)
     features = model.policy.actor_ema.features(th.as_tensor(observations[rows], dtype=th.float32))
-    return old, copy.deepcopy(model.policy.actor_ema.gcp), features
+    return old, copy.deepcopy(model.policy.actor_ema.gcp), features, model
+
+
+@th.no_grad()
+def critics(model: OGPO) -> str:
+    """Advantages of critics in bfloat16 against float64."""
+    observations = model.replay_buffer.sample(256).observations
+    actions = model.actor_ema.sample_chain(observations, GROUP).actions.unflatten(0, (-1, GROUP))
+    features = model.critic_target.features(observations)
+    exact = copy.deepcopy(model.critic_target.ensemble).double()(features.double(), actions.double())
+    with matmul_precision(model.critic_target, "bf16"):
+        rough = model.critic_target(observations, actions).double()
+    error = rough - exact
+    wanted, found = group_advantage(exact, "conservative"), group_advantage(rough, "conservative")
+    return (
+        f"critics in bf16: mean Q {exact.mean():.2f}, standard deviation within a group {exact.std(-1).mean():.4f}; error of a "
+        f"head's advantage {(error - error.mean(-1, keepdim=True)).std():.4f}; agreement {agreement(exact):.3f} and "
+        f"{agreement(rough):.3f}, of chains {((wanted != 0) != (found != 0)).double().mean():.4f} change sides; correlation of "
+        f"conservative advantages {th.corrcoef(th.stack([wanted.flatten(), found.flatten()]))[0, 1]:.5f}"
+    )
 
 
 def between(old: FlowGCP, new: FlowGCP, share: float) -> FlowGCP:
@@ -115,9 +141,14 @@ def compare(old: FlowGCP, new: FlowGCP, features: th.Tensor, spread: float, nois
         low, high = (middle, high) if spread_at(middle, old, new, features, states) < spread else (low, middle)
     current = between(old, new, 0.5 * (low + high))
     rows = []
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "autocast"):
         th.manual_seed(0)
-        with matmul_precision(old, precision), matmul_precision(current, precision):
+        with contextlib.ExitStack() as stack:
+            if precision == "autocast":
+                stack.enter_context(th.autocast("cpu", th.bfloat16))
+            else:
+                for policy in (old, current):
+                    stack.enter_context(matmul_precision(policy, precision))
             with th.no_grad():
                 chain = old.sample_chain(features, GROUP)
             found = scores(current, features, chain.states) - chain.log_prob
@@ -147,10 +178,10 @@ def compare(old: FlowGCP, new: FlowGCP, features: th.Tensor, spread: float, nois
 def main() -> None:
     """Print a table; write it as it grows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500, help="updates of cloning before the comparison")
+    parser.add_argument("--steps", type=int, default=1000, help="updates of cloning before the comparison")
     parser.add_argument("--csv", type=pathlib.Path)
     args = parser.parse_args()
-    cloned, further, features = policies(args.steps)
+    cloned, further, features, model = policies(args.steps)
     features = features.detach()
     table, rows = Table(*FIELDS), []
     for schedule, std in track(NOISES, "noises"):
@@ -165,6 +196,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console(width=140).print(table)
+    print(critics(model))
 
 
 if __name__ == "__main__":

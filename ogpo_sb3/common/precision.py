@@ -13,8 +13,9 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 def check_precision(precision: str, device: th.device) -> None:
     """
-    :param precision: "fp32"; "tf32", a GPU's products of float32 rounded to 10 bits of mantissa; "bf16", products of hidden
-        layers in bfloat16. Parameters, first and last layers, log-likelihoods and optimiser states are always float32
+    :param precision: "fp32"; "tf32", a GPU's products of float32 rounded to 10 bits of mantissa; "bf16", hidden layers of the
+        critics and the backward pass over chains in bfloat16, whereas chains are drawn and scored in float32: rounded
+        velocities would move the likelihood ratio by a quarter of the usual clip range. Parameters are always float32
     :param device: where the networks are
     :raises ValueError: an unknown precision, or "tf32" on a device that does not have it
     """
@@ -39,7 +40,7 @@ def matmul_precision(networks: nn.Module, precision: str) -> Iterator[None]:
     """
     Evaluate networks in a precision until the block ends.
 
-    :param networks: whose parts with a ``matmul_dtype`` are switched
+    :param networks: whose parts with a ``matmul_dtype`` or ``backward_dtype`` are switched
     :param precision: one of ``PRECISIONS``
     """
     if precision == "fp32":
@@ -53,11 +54,12 @@ def matmul_precision(networks: nn.Module, precision: str) -> Iterator[None]:
         finally:
             th.backends.cuda.matmul.allow_tf32 = before
         return
-    parts: list[Any] = [part for part in networks.modules() if hasattr(part, "matmul_dtype")]
-    for part in parts:
-        part.matmul_dtype = th.bfloat16
+    kinds = ("matmul_dtype", "backward_dtype")
+    parts: list[Any] = [(part, kind) for part in networks.modules() for kind in kinds if hasattr(part, kind)]
+    for part, kind in parts:
+        setattr(part, kind, th.bfloat16)
     try:
         yield
     finally:
-        for part in parts:
-            part.matmul_dtype = None
+        for part, kind in parts:
+            setattr(part, kind, None)

@@ -16,7 +16,7 @@ from torch import nn
 
 def hidden_layers(pre: th.Tensor, activations: Sequence[nn.Module], params: Sequence[th.Tensor]) -> list[th.Tensor]:
     """
-    The pre-activations of every hidden layer. Products and activations are in the dtype of ``pre``.
+    The pre-activations of every hidden layer.
 
     :param pre: (R, H_1) pre-activations of the first hidden layer
     :param activations: one per hidden layer
@@ -25,7 +25,7 @@ def hidden_layers(pre: th.Tensor, activations: Sequence[nn.Module], params: Sequ
     """
     pres = [pre]
     for activation, weight, bias in zip(activations, params[::2], params[1::2], strict=False):
-        pres.append(F.linear(activation(pres[-1]), weight.to(pre.dtype), bias.to(pre.dtype)))
+        pres.append(F.linear(activation(pres[-1]), weight, bias))
     return pres
 
 
@@ -34,8 +34,10 @@ class SparseRowsMLP(th.autograd.Function):
     v(condition, time, x) for T denoising steps of n chains: first layer split into its three inputs, then an MLP.
 
     ``apply(condition, owner, time, x, first, activations, dtype, *params)`` with condition (S, H), owner (n,) the state of
-    each chain, time (T, H), x (T, n, D) without gradient, first (H, D) the columns of the first layer that see x, dtype of
-    the hidden layers' products, and params the weights and biases of all later layers. Returns (T, n, D_out).
+    each chain, time (T, H), x (T, n, D) without gradient, first (H, D) the columns of the first layer that see x, dtype that
+    of the backward pass's products, and params the weights and biases of all later layers. Returns (T, n, D_out).
+
+    Which chains have a gradient depends on the data: a GPU would have to wait for the host, and there all are visited.
     """
 
     @staticmethod
@@ -44,11 +46,10 @@ class SparseRowsMLP(th.autograd.Function):
         steps, n, _ = x.shape
         pre = (condition.index_select(0, owner) + time[:, None]).flatten(0, 1)
         pre.addmm_(x.flatten(0, 1), first.T)
-        pres = hidden_layers(pre.to(dtype), activations, params[:-2])
+        pres = hidden_layers(pre, activations, params[:-2])
         ctx.save_for_backward(owner, x, first, *params, *pres)
-        ctx.n_params, ctx.activations, ctx.n_states = len(params), activations, len(condition)
-        # The action's precision is the likelihood's: the narrow last layer is not rounded.
-        return F.linear(activations[-1](pres[-1]).to(x.dtype), params[-2], params[-1]).view(steps, n, -1)
+        ctx.n_params, ctx.activations, ctx.n_states, ctx.dtype = len(params), activations, len(condition), dtype
+        return F.linear(activations[-1](pres[-1]), params[-2], params[-1]).view(steps, n, -1)
 
     @staticmethod
     @th.autograd.function.once_differentiable
@@ -56,18 +57,17 @@ class SparseRowsMLP(th.autograd.Function):
         owner, x, first, *tensors = ctx.saved_tensors
         params, pres = tensors[: ctx.n_params], tensors[ctx.n_params :]
         steps, n, _ = x.shape
-        chains = grad.ne(0).any(dim=2).any(dim=0).nonzero()[:, 0]
+        chains = owner if grad.is_cuda else grad.ne(0).any(dim=2).any(dim=0).nonzero()[:, 0]
         if len(chains) < n:
             grad, x, owner = grad.index_select(1, chains), x.index_select(1, chains), owner.index_select(0, chains)
             pres = [pre.view(steps, n, -1).index_select(1, chains).flatten(0, 1) for pre in pres]
-        grad = grad.flatten(0, 1)
+        grad = grad.flatten(0, 1).to(ctx.dtype)
         grads: list[th.Tensor] = []
         for layer in range(len(pres) - 1, -1, -1):
-            weight, pre, activation = params[2 * layer], pres[layer], ctx.activations[layer]
-            below = activation(pre).to(grad.dtype)
-            # In generation order from the last layer to the first; biases and weights accumulate in the parameters' precision.
-            grads = [(grad.T @ below).to(weight.dtype), grad.sum(dim=0, dtype=weight.dtype), *grads]
-            grad = activation_backward(activation, pre, (grad @ weight.to(grad.dtype)).to(pre.dtype))
+            weight, pre, activation = params[2 * layer], pres[layer].to(ctx.dtype), ctx.activations[layer]
+            # Sums over blocks are in the parameters' precision.
+            grads = [(grad.T @ activation(pre)).to(weight.dtype), grad.sum(dim=0, dtype=weight.dtype), *grads]
+            grad = activation_backward(activation, pre, grad @ weight.to(ctx.dtype))
         grad = grad.to(x.dtype)
         grad_first = grad.T @ x.flatten(0, 1)
         grad = grad.view(steps, len(chains), len(first))

@@ -1,0 +1,215 @@
+"""The implementations that take turns: each is restored to the same parameters and then does one timed update."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch as th
+
+from benchmarks.update import sizes
+from benchmarks.update.straightforward import Straightforward
+
+Parts = dict[str, float]
+
+
+class Unavailable(Exception):
+    """This contender cannot run here; the message says why."""
+
+
+def build(kwargs: dict[str, Any], device: str, precision: str, **changes: Any) -> Any:
+    """
+    As :func:`benchmarks.update.sizes.build`.
+
+    :param precision: of OGPO
+    :raises Unavailable: OGPO refuses the precision, here or altogether
+    """
+    try:
+        return sizes.build(kwargs, device, precision=precision, **changes)
+    except ValueError as error:
+        if "precision" not in str(error):
+            raise
+        raise Unavailable(f"OGPO refuses precision={precision!r} on {device}: {error}") from error
+
+
+class Package:
+    """
+    The package's own update.
+
+    :param model: an OGPO model
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.saved = {name: value.clone() for name, value in model.policy.state_dict().items()}
+
+    def restore(self) -> None:
+        """Parameters as at the start, so that agreement and clip share stay where they were set."""
+        self.model.policy.load_state_dict(self.saved)
+        self.model._metrics.clear()
+
+    def update(self) -> Parts:
+        """:return: seconds of the critic step and of the actor step"""
+        started = now(self.model)
+        self.model._update_critic(self.model.batch_size)
+        middle = now(self.model)
+        self.model._update_actor()
+        return {"critic": middle - started, "actor": now(self.model) - middle}
+
+    def shares(self) -> Parts:
+        """Agreement and clip share of the last update as the package itself logs them."""
+        names = {"agreement": "train/agreement", "clip_share": "train/clip_fraction"}
+        metrics = self.model._metrics
+        return {name: float(metrics[key][-1]) for name, key in names.items() if metrics.get(key)}
+
+    def parts(self) -> Parts:
+        """
+        Seconds of the parts of an actor step, seen from outside.
+
+        What is called by name (the EMA actor's chains, the target critics, backward passes, the optimiser) is timed where
+        it is called; a part that an implementation does elsewhere counts as "scoring".
+        """
+        model, seconds = self.model, {"sampling": 0.0, "target_critics": 0.0, "backward": 0.0, "optimiser": 0.0}
+        watched = [
+            (model.actor_ema, "sample_chain", "sampling"),
+            (model.critic_target, "forward", "target_critics"),
+            (th.autograd, "backward", "backward"),
+            (th.autograd, "grad", "backward"),
+            (model.actor.optimizer, "step", "optimiser"),
+        ]
+        with contextlib.ExitStack() as stack:
+            for target, name, part in watched:
+                stack.enter_context(_timed(model, target, name, seconds, part))
+            started = now(model)
+            model._update_actor()
+            total = now(model) - started
+        return {**seconds, "scoring": total - sum(seconds.values())}
+
+
+class Eager:
+    """
+    The straightforward update.
+
+    :param model: an OGPO model, whose parameters are copied and whose replay buffer is used
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("actor", "ema", "critic", "target")
+
+    def __init__(self, model: Any):
+        self.model, self.run = model, Straightforward(model)
+        model.policy = model.actor = model.actor_ema = model.critic = model.critic_target = None
+        self.saved = [[p.detach().clone() for p in getattr(self.run, name).parameters()] for name in self.names]
+
+    def restore(self) -> None:
+        """See :meth:`Package.restore`."""
+        with th.no_grad():
+            for name, saved in zip(self.names, self.saved, strict=True):
+                for p, q in zip(getattr(self.run, name).parameters(), saved, strict=True):
+                    p.copy_(q)
+
+    def update(self) -> Parts:
+        """See :meth:`Package.update`."""
+        started = now(self.model)
+        self.run.critic_step(self.model.replay_buffer.sample(self.model.batch_size))
+        middle = now(self.model)
+        self.run.actor_step(self.model.replay_buffer.sample(self.model.actor_batch_size).observations)
+        return {"critic": middle - started, "actor": now(self.model) - middle}
+
+    def shares(self) -> Parts:
+        """Shares of agreeing, clipped, scored and differentiated chains in the last update."""
+        return {name: float(value) for name, value in self.run.shares.items()}
+
+    def parts(self) -> Parts:
+        """Seconds of the parts of an actor step, and "unit": one pass of all chains' rows through the network."""
+        model, run, seconds = self.model, self.run, {}
+        observations = model.replay_buffer.sample(model.actor_batch_size).observations
+        last = now(model)
+
+        def lap(name: str) -> None:
+            nonlocal last
+            seconds[name], last = now(model) - last, now(model)
+
+        run.lap = lap
+        run.actor_step(observations)
+        run.lap = lambda name: None
+        rows = observations.repeat_interleave(model.group_size, dim=0)
+        x, t = th.randn(len(rows), run.action_dim, device=model.device), th.zeros(len(rows), device=model.device)
+        with th.no_grad():
+            started = now(model)
+            for _ in range(run.steps):
+                run.ema(rows, x, t)
+            seconds["unit"] = now(model) - started
+        return seconds
+
+
+class Jax:
+    """
+    The same update jitted in JAX.
+
+    :param model: an OGPO model, whose parameters are copied and whose replay buffer is used
+    """
+
+    def __init__(self, model: Any):
+        try:
+            import jax
+        except ImportError as error:
+            raise Unavailable("jax not installed") from error
+        if model.device.type == "cuda" and jax.default_backend() != "gpu":
+            raise Unavailable("jax has no CUDA device")
+        # TF32 is JAX's default on GPUs; this contender is the single precision one.
+        jax.config.update("jax_default_matmul_precision", "highest")
+        from benchmarks.update.jax_update import JaxUpdate
+
+        self.model, self.run = model, JaxUpdate(model)
+        model.policy = model.actor = model.actor_ema = model.critic = model.critic_target = None
+
+    def restore(self) -> None:
+        """See :meth:`Package.restore`."""
+        self.run.restore()
+
+    def update(self) -> Parts:
+        """:return: seconds of the whole; critic and actor step are one compiled function"""
+        started = now(self.model)
+        buffer = self.model.replay_buffer
+        self.run.update(buffer.sample(self.model.batch_size), buffer.sample(self.model.actor_batch_size).observations)
+        return {"both": time.perf_counter() - started}
+
+    def shares(self) -> Parts:
+        """Not measured."""
+        return {}
+
+    def parts(self) -> Parts:
+        """Not measured."""
+        return {}
+
+
+def now(model: Any) -> float:
+    """Seconds, when everything asked of the device is done."""
+    if model.device.type == "cuda":
+        th.cuda.synchronize()
+    return time.perf_counter()
+
+
+@contextlib.contextmanager
+def _timed(model: Any, target: Any, name: str, seconds: Parts, part: str) -> Iterator[None]:
+    """Add the time of every call of a function, found by name, to a part."""
+    function: Callable = getattr(target, name)
+    own = vars(target).get(name)
+
+    def timing(*args: Any, **kwargs: Any) -> Any:
+        started = now(model)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[part] += now(model) - started
+
+    setattr(target, name, timing)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(target, name)
+        else:
+            setattr(target, name, own)

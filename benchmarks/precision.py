@@ -6,9 +6,9 @@ What a lower precision does to the likelihood ratio and to the gradient, against
 A flow policy of the paper's size (four layers of 512, K = 10) clones 25 expert episodes of Relocate in chunks of 4 (120
 numbers); it is the old policy. The current policy lies in the direction of further cloning, at distances for which the
 normalised log-ratio has a given spread over chains. Chains are drawn by the old policy in the precision in question, as an
-update does; the reference scores the same chains with the same parameters in float64. "autocast" is what ``precision="bf16"``
-does not do: torch's automatic bfloat16 for sampling, scoring and gradient. Then the critics: trained for some hundred updates on
-rollouts of the cloned policy, their conservative advantages on its chains.
+update does; the reference scores the same chains with the same parameters in float64. "autocast" is what
+``precision="bf16"`` does not do: torch's automatic bfloat16 for sampling, scoring and gradient. Then the critics: trained
+for some hundred updates on rollouts of the cloned policy, their conservative advantages on its chains.
 """
 
 import argparse
@@ -78,10 +78,10 @@ def critics(model: OGPO) -> str:
     error = rough - exact
     wanted, found = group_advantage(exact, "conservative"), group_advantage(rough, "conservative")
     return (
-        f"critics in bf16: mean Q {exact.mean():.2f}, standard deviation within a group {exact.std(-1).mean():.4f}; error of a "
-        f"head's advantage {(error - error.mean(-1, keepdim=True)).std():.4f}; agreement {agreement(exact):.3f} and "
-        f"{agreement(rough):.3f}, of chains {((wanted != 0) != (found != 0)).double().mean():.4f} change sides; correlation of "
-        f"conservative advantages {th.corrcoef(th.stack([wanted.flatten(), found.flatten()]))[0, 1]:.5f}"
+        f"critics in bf16: mean Q {exact.mean():.2f}, standard deviation within a group {exact.std(-1).mean():.4f}; error of "
+        f"a head's advantage {(error - error.mean(-1, keepdim=True)).std():.4f}; agreement {agreement(exact):.3f} and "
+        f"{agreement(rough):.3f}, share of chains that change sides {((wanted != 0) != (found != 0)).double().mean():.4f}; "
+        f"correlation of conservative advantages {th.corrcoef(th.stack([wanted.flatten(), found.flatten()]))[0, 1]:.5f}"
     )
 
 

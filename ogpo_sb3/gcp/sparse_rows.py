@@ -44,8 +44,7 @@ class SparseRowsMLP(th.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> th.Tensor:
         condition, owner, time, x, first, activations, dtype, *params = inputs
         steps, n, _ = x.shape
-        pre = (condition.index_select(0, owner) + time[:, None]).flatten(0, 1)
-        pre.addmm_(x.flatten(0, 1), first.T)
+        pre = th.addmm((condition.index_select(0, owner) + time[:, None]).flatten(0, 1), x.flatten(0, 1), first.T)
         pres = hidden_layers(pre, activations, params[:-2])
         ctx.save_for_backward(owner, x, first, *params, *pres)
         ctx.n_params, ctx.activations, ctx.n_states, ctx.dtype = len(params), activations, len(condition), dtype

@@ -6,13 +6,11 @@ What a lower precision does to the likelihood ratio and to the gradient, against
 A flow policy of the paper's size (four layers of 512, K = 10) clones 25 expert episodes of Relocate in chunks of 4 (120
 numbers); it is the old policy. The current policy lies in the direction of further cloning, at distances for which the
 normalised log-ratio has a given spread over chains. Chains are drawn by the old policy in the precision in question, as an
-update does; the reference scores the same chains with the same parameters in float64. "autocast" is what
-``precision="bf16"`` does not do: torch's automatic bfloat16 for sampling, scoring and gradient. Then the critics: trained
-for some hundred updates on rollouts of the cloned policy, their conservative advantages on its chains.
+update does; the reference scores the same chains with the same parameters in float64. Then the critics: trained for some
+hundred updates on rollouts of the cloned policy, their conservative advantages on its chains.
 """
 
 import argparse
-import contextlib
 import copy
 import csv
 import pathlib
@@ -141,14 +139,9 @@ def compare(old: FlowGCP, new: FlowGCP, features: th.Tensor, spread: float, nois
         low, high = (middle, high) if spread_at(middle, old, new, features, states) < spread else (low, middle)
     current = between(old, new, 0.5 * (low + high))
     rows = []
-    for precision in ("fp32", "bf16", "autocast"):
+    for precision in ("fp32", "bf16", "bf16_full"):
         th.manual_seed(0)
-        with contextlib.ExitStack() as stack:
-            if precision == "autocast":
-                stack.enter_context(th.autocast("cpu", th.bfloat16))
-            else:
-                for policy in (old, current):
-                    stack.enter_context(matmul_precision(policy, precision))
+        with matmul_precision(old, precision), matmul_precision(current, precision):
             with th.no_grad():
                 chain = old.sample_chain(features, GROUP)
             found = scores(current, features, chain.states) - chain.log_prob

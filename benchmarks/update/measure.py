@@ -96,7 +96,7 @@ def measure_size(
     """
     shared = dict(size=size, threads=threads, device=device)
     names = [name for name in CONTENDERS if name in {REFERENCE, *contenders}]
-    names = [name for name in names if CONTENDERS[name][1] in PRECISIONS[device]]
+    names = [name for name in names if _products(name) in PRECISIONS[device]]
     with tempfile.TemporaryDirectory() as folder:
         recorder.advance(f"{size}: heads and ratios as wanted")
         with _workers(["prepare"], {**shared, "state": folder}, recorder):
@@ -166,6 +166,11 @@ def _measure_case(case: Case, workers: dict[str, Worker], repeats: int, shared: 
     recorder.units += _units(str(case), workers, max(1, repeats // 2), size, device)
 
 
+def _products(name: str) -> str:
+    """The fastest kind of product that a contender uses."""
+    return CONTENDERS[name][1].removesuffix("_full")
+
+
 def _median_rates(rounds: list[dict]) -> dict[str, dict[str, float]]:
     return {
         precision: {part: statistics.median(r[precision][part] for r in rounds) for part in parts}
@@ -175,7 +180,7 @@ def _median_rates(rounds: list[dict]) -> dict[str, dict[str, float]]:
 
 def _speed(seconds: float, name: str, shares: Row, rates: dict[str, dict[str, float]], work: Work) -> Row:
     """Rates that follow from the seconds of an update."""
-    rate = rates[CONTENDERS[name][1]]
+    rate = rates[_products(name)]
     needed = work.operations(shares["scored_share"], shares["gradient_share"])
     return {
         "updates_per_second": 1.0 / seconds,

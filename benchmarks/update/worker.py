@@ -24,6 +24,7 @@ CONTENDERS = {  # name: class in benchmarks.update.contenders, precision
     "package fp32": ("Package", "fp32"),
     "package tf32": ("Package", "tf32"),
     "package bf16": ("Package", "bf16"),
+    "package bf16_full": ("Package", "bf16_full"),
 }
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

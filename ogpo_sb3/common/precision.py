@@ -8,14 +8,14 @@ from typing import Any
 import torch as th
 from torch import nn
 
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16", "bf16_full")
 
 
 def check_precision(precision: str, device: th.device) -> None:
     """
     :param precision: "fp32"; "tf32", a GPU's products of float32 rounded to 10 bits of mantissa; "bf16", hidden layers of the
-        critics and the backward pass over chains in bfloat16, whereas chains are drawn and scored in float32: rounded
-        velocities would move the likelihood ratio by a quarter of the usual clip range. Parameters are always float32
+        critics and the backward pass over chains in bfloat16, whereas chains are drawn and scored in float32; "bf16_full",
+        these in bfloat16 too, which blurs the likelihood ratio (docs/guide/speed.md). Parameters are always float32
     :param device: where the networks are
     :raises ValueError: an unknown precision, or "tf32" on a device that does not have it
     """
@@ -23,9 +23,10 @@ def check_precision(precision: str, device: th.device) -> None:
         raise ValueError(f"precision must be one of {PRECISIONS}, found {precision!r}")
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"precision='tf32' needs device 'cuda', found {device.type!r}: choose 'fp32' or 'bf16'")
-    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+    if precision.startswith("bf16") and device.type == "cpu" and not cpu_has_bf16():
         warnings.warn(
-            "precision='bf16' is slower than 'fp32' on this processor, which has no bfloat16 instructions", stacklevel=2
+            f"precision={precision!r} is slower than 'fp32' on this processor, which has no bfloat16 instructions",
+            stacklevel=2,
         )
 
 
@@ -54,12 +55,16 @@ def matmul_precision(networks: nn.Module, precision: str) -> Iterator[None]:
         finally:
             th.backends.cuda.matmul.allow_tf32 = before
         return
-    kinds = ("matmul_dtype", "backward_dtype")
-    parts: list[Any] = [(part, kind) for part in networks.modules() for kind in kinds if hasattr(part, kind)]
-    for part, kind in parts:
+    switched: list[tuple[Any, str]] = []
+    for part in networks.modules():
+        if hasattr(part, "backward_dtype"):
+            switched.append((part, "backward_dtype"))
+        if hasattr(part, "matmul_dtype") and (precision == "bf16_full" or not hasattr(part, "backward_dtype")):
+            switched.append((part, "matmul_dtype"))
+    for part, kind in switched:
         setattr(part, kind, th.bfloat16)
     try:
         yield
     finally:
-        for part, kind in parts:
+        for part, kind in switched:
             setattr(part, kind, None)

@@ -80,8 +80,9 @@ class VelocityNet(nn.Module):
     A subclass gives :meth:`condition`, :meth:`embed_times` and :meth:`forward`.
     """
 
-    # Precision of the backward pass over chains, set for the duration of an update; None: that of the parameters. Velocities,
-    # and with them likelihoods, are never rounded: see docs/benchmarks.md for what that would do to the ratio.
+    # Precision of the hidden layers' products, forward and in the backward pass over chains, set for the duration of an
+    # update; None: that of the parameters. docs/guide/speed.md tells what rounding velocities does to the ratio.
+    matmul_dtype: th.dtype | None = None
     backward_dtype: th.dtype | None = None
 
     def condition(self, features: th.Tensor) -> th.Tensor:
@@ -178,15 +179,16 @@ class VelocityMLP(VelocityNet):
             return pre
         _, *later = self._linears()
         params = [p for layer in later for p in (layer.weight, layer.bias)]
-        return F.linear(self._activations[-1](hidden_layers(pre, self._activations, params[:-2])[-1]), *params[-2:])
+        pre = hidden_layers(pre.to(self.matmul_dtype or x.dtype), self._activations, params[:-2])[-1]
+        return F.linear(self._activations[-1](pre).to(x.dtype), params[-2], params[-1])
 
     def chains(self, condition: th.Tensor, owner: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
         """See the base class. On a CPU the backward pass leaves out chains without a gradient."""
         if not self._sparse or x.requires_grad:
             return super().chains(condition, owner, time, x)
         params = [p for layer in self._linears()[1:] for p in (layer.weight, layer.bias)]
-        dtype = self.backward_dtype or x.dtype
-        return SparseRowsMLP.apply(condition, owner, time, x, self._first()[1], self._activations, dtype, *params)
+        dtypes = (self.matmul_dtype or x.dtype, self.backward_dtype or x.dtype)
+        return SparseRowsMLP.apply(condition, owner, time, x, self._first()[1], self._activations, dtypes, *params)
 
 
 class NoiseMLP(nn.Module):

@@ -16,7 +16,7 @@ from torch import nn
 
 def hidden_layers(pre: th.Tensor, activations: Sequence[nn.Module], params: Sequence[th.Tensor]) -> list[th.Tensor]:
     """
-    The pre-activations of every hidden layer.
+    The pre-activations of every hidden layer, in the dtype of the first.
 
     :param pre: (R, H_1) pre-activations of the first hidden layer
     :param activations: one per hidden layer
@@ -25,7 +25,7 @@ def hidden_layers(pre: th.Tensor, activations: Sequence[nn.Module], params: Sequ
     """
     pres = [pre]
     for activation, weight, bias in zip(activations, params[::2], params[1::2], strict=False):
-        pres.append(F.linear(activation(pres[-1]), weight, bias))
+        pres.append(F.linear(activation(pres[-1]), weight.to(pre.dtype), bias.to(pre.dtype)))
     return pres
 
 
@@ -33,22 +33,24 @@ class SparseRowsMLP(th.autograd.Function):
     """
     v(condition, time, x) for T denoising steps of n chains: first layer split into its three inputs, then an MLP.
 
-    ``apply(condition, owner, time, x, first, activations, dtype, *params)`` with condition (S, H), owner (n,) the state of
-    each chain, time (T, H), x (T, n, D) without gradient, first (H, D) the columns of the first layer that see x, dtype that
-    of the backward pass's products, and params the weights and biases of all later layers. Returns (T, n, D_out).
+    ``apply(condition, owner, time, x, first, activations, dtypes, *params)`` with condition (S, H), owner (n,) the state of
+    each chain, time (T, H), x (T, n, D) without gradient, first (H, D) the columns of the first layer that see x, dtypes those
+    of the hidden layers' products forward and backward, and params the weights and biases of all later layers. Returns
+    (T, n, D_out).
 
     Which chains have a gradient depends on the data: a GPU would have to wait for the host, and there all are visited.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> th.Tensor:
-        condition, owner, time, x, first, activations, dtype, *params = inputs
+        condition, owner, time, x, first, activations, dtypes, *params = inputs
         steps, n, _ = x.shape
         pre = th.addmm((condition.index_select(0, owner) + time[:, None]).flatten(0, 1), x.flatten(0, 1), first.T)
-        pres = hidden_layers(pre, activations, params[:-2])
+        pres = hidden_layers(pre.to(dtypes[0]), activations, params[:-2])
         ctx.save_for_backward(owner, x, first, *params, *pres)
-        ctx.n_params, ctx.activations, ctx.n_states, ctx.dtype = len(params), activations, len(condition), dtype
-        return F.linear(activations[-1](pres[-1]), params[-2], params[-1]).view(steps, n, -1)
+        ctx.n_params, ctx.activations, ctx.n_states, ctx.dtype = len(params), activations, len(condition), dtypes[1]
+        # The narrow last layer, whose rounding the likelihood would see directly, is never rounded.
+        return F.linear(activations[-1](pres[-1]).to(x.dtype), params[-2], params[-1]).view(steps, n, -1)
 
     @staticmethod
     @th.autograd.function.once_differentiable

@@ -73,7 +73,7 @@ class OGPO(GCPOffPolicyAlgorithm):
     :param max_grad_norm: gradient norms are clipped to this
     :param extraction: objective that improves the policy; "ppo"
     :param precision: of an update's matrix products: "fp32"; "bf16" for critics and backward passes, where the processor or
-        GPU has it; "tf32" (GPU). Likelihoods ("tf32" apart), parameters, predictions and saved models are float32
+        GPU has it; "bf16_full" for sampling and scoring too; "tf32" (GPU). Parameters and predictions are always float32
     :param async_collection: run a rollout's updates while the workers of a ``SubprocVecEnv`` execute the next decision, which
         was then chosen before them
     :param action_noise: added to the behaviour policy's actions

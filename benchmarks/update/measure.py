@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from benchmarks.update.sizes import Work, settings
 from benchmarks.update.worker import CONTENDERS, Worker
 
 REFERENCE = "straightforward fp32"
+_PAUSE = 0.5  # seconds between two turns
 FIELDS = (
     "device",
     "size",
@@ -134,6 +136,8 @@ def _measure_case(case: Case, workers: dict[str, Worker], repeats: int, shared: 
     for turn in range(repeats):
         recorder.advance(f"{size}, {case}: round {turn + 1} of {repeats}")
         for name, worker in workers.items():
+            # The one before may still be busy: XLA's threads wait actively for a while and give memory back.
+            time.sleep(_PAUSE)
             times[name].append(worker.ask("update"))
     shares = workers[REFERENCE].ask("shares")
     rates = _median_rates(times.pop("rates"))

@@ -280,13 +280,21 @@ def test_precision_is_in_force_for_updates_alone():
     net = model.actor.gcp.velocity_net
     original = net.chains
     net.chains = lambda *args: (seen.append(net.backward_dtype), original(*args))[1]
-    dtype = th.get_default_dtype()
+    before = th.get_default_dtype(), th.backends.cuda.matmul.fp32_precision, th.get_num_threads()
     model.train(gradient_steps=1, batch_size=16)
     assert seen and set(seen) == {th.bfloat16}
     assert net.backward_dtype is None and model.critic_target.ensemble.matmul_dtype is None
-    assert th.get_default_dtype() == dtype and not th.backends.cuda.matmul.allow_tf32
+    assert before == (th.get_default_dtype(), th.backends.cuda.matmul.fp32_precision, th.get_num_threads())
     del net.chains
     assert all(p.dtype == th.float32 for p in model.policy.parameters())
+
+
+def test_tensorfloat_is_switched_on_for_the_block_alone():
+    products = th.backends.cuda.matmul
+    before = products.fp32_precision
+    with matmul_precision(gcp(), "tf32"):
+        assert products.fp32_precision == "tf32" != before
+    assert products.fp32_precision == before
 
 
 def test_precision_ends_with_an_error_too():

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch as th
+from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, OGPOPlus
+from ogpo_sb3.extraction import group_advantage, penalise_q, ppo_clip_loss
 
 from benchmarks.update.states import TOLERANCE, Probe, set_agreement, set_clip_share
-from benchmarks.update.straightforward import Straightforward
+from benchmarks.update.straightforward import Straightforward, Velocity
 from tests.test_ogpo import filled
 
 
@@ -62,6 +64,67 @@ def test_actor_update(advantage, monkeypatch):
     assert float(loss) == pytest.approx(float(model._metrics["train/actor_loss"][0]), abs=1e-5 * scale)
     assert 0.0 < float(reference.shares["gradient_share"]) < 1.0
     assert 0.0 < float(reference.shares["clip_share"]) < 1.0
+
+
+VARIANTS = [
+    (OGPO, dict(advantage="std")),
+    (OGPO, dict(advantage="penultimate")),
+    (OGPO, dict(q_agg="min")),
+    (OGPO, dict(kl_coef=0.5)),
+    (OGPOPlus, {}),
+    (OGPOCA, {}),
+    (OGPOChi2, {}),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "kwargs"), VARIANTS)
+def test_actor_gradient_of_every_variant(algorithm, kwargs, monkeypatch):
+    """Shortcuts against one pass over all chains, step by step, with the penalty and the cloning of each variant."""
+    model = filled(algorithm, steps=400, chunk_size=2, clip_range=0.002, learning_rate=0.0, **kwargs)
+    th.manual_seed(3)
+    np.random.seed(3)
+    with th.no_grad():  # heads that agree on some chains, an actor that has left some of them beyond the clip
+        for parameter in model.critic_target.ensemble.parameters():
+            parameter[1:] = parameter[:1] + 0.3 * (parameter[1:] - parameter[:1])
+        for parameter in model.actor.parameters():
+            parameter += 0.02 * th.randn_like(parameter)
+    reference = Straightforward(model)
+    slow = Velocity(model.actor_slow.gcp.velocity_net) if model.penalty else None
+    batches = record(model.replay_buffer, "sample", monkeypatch)
+    chains = record(model.actor_ema, "sample_chain", monkeypatch)
+    bc_loss, states_of_generator = model.actor.gcp.bc_loss, []
+
+    def cloning(*args):
+        states_of_generator.append(th.get_rng_state())
+        return bc_loss(*args)
+
+    monkeypatch.setattr(model.actor.gcp, "bc_loss", cloning)
+    model._update_actor()
+
+    rows, chain = batches[0].observations.repeat_interleave(model.group_size, dim=0), chains[0]
+    states = list(chain.states)
+    log_prob = reference.score(reference.actor, rows, states)
+    with th.no_grad():
+        q = reference.target(rows, chain.actions).view(model.policy.n_critics, -1, model.group_size)
+        if slow is None:
+            advantage = group_advantage(q, model.advantage, model.q_agg)
+        else:
+            away = (log_prob - reference.score(slow, rows, states)).view(q.shape[1:])
+            penalised = penalise_q(q, away, model.penalty, model.chi2_coef + model.kl_coef, model.pessimism)
+            advantage = group_advantage(penalised.q[None], model.advantage)
+    loss = ppo_clip_loss(log_prob, chain.log_prob, advantage.flatten(), 0.002)
+    assert (len(states_of_generator) == 1) == model.success_bc
+    assert 0.0 < model._metrics["train/gradient_fraction"][0] < 1.0
+    if model.success_bc:
+        th.set_rng_state(states_of_generator[0])
+        clones = batches[1]
+        x0, t = th.randn_like(clones.actions), th.rand(len(clones.actions))
+        x_t = (1 - t[:, None]) * x0 + t[:, None] * clones.actions
+        error = (reference.actor(clones.observations, x_t, t) - (clones.actions - x0)) ** 2
+        weights = clones.valid.repeat_interleave(error.shape[1] // clones.valid.shape[1], dim=1)
+        loss = loss + model.bc_coef * (weights * error).sum() / weights.sum()
+    wanted = th.autograd.grad(loss, list(reference.actor.parameters()))
+    close([p.grad for p in model.actor.parameters()], wanted)
 
 
 def test_shares_are_as_wanted():

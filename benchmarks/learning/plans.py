@@ -133,6 +133,8 @@ COMBINATIONS: dict[str, Settings] = {
     "brisk": {"utd_critic": 2.0, "utd_actor": 0.25},
     "brisk,mc": {"utd_critic": 2.0, "utd_actor": 0.25, "mc_coef": 0.1},
     "early": {"learning_starts": 5_000, "critic_warmup_updates": 5_000},
+    # Cloning of the policy's own successes leads, the critics choose what it succeeds with (best-of-8 rollouts).
+    "imitate": {"bc_coef": 1.0, "utd_actor": 0.5, "learning_rate": 3e-4, "policy_kwargs.noise_std": 0.05},
 }
 
 # ``factors``: each variant changes one of them; ``variants``: named combinations; both with the base where it is named.

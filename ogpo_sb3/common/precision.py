@@ -48,12 +48,15 @@ def matmul_precision(networks: nn.Module, precision: str) -> Iterator[None]:
         yield
         return
     if precision == "tf32":
-        before = th.backends.cuda.matmul.allow_tf32
-        th.backends.cuda.matmul.allow_tf32 = True
+        products: Any = th.backends.cuda.matmul
+        # torch 2.9 renamed the switch, and refuses a program that uses both names.
+        name, value = ("fp32_precision", "tf32") if hasattr(products, "fp32_precision") else ("allow_tf32", True)
+        before = getattr(products, name)
+        setattr(products, name, value)
         try:
             yield
         finally:
-            th.backends.cuda.matmul.allow_tf32 = before
+            setattr(products, name, before)
         return
     switched: list[tuple[Any, str]] = []
     for part in networks.modules():

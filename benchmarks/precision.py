@@ -27,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 ENV = "ogpo/AdroitRelocate-v0"
-STATES, GROUP, CLIP = 32, 32, 0.01
+STATES, GROUP, CLIP = 16, 32, 0.01
 NOISES = (("tapered", 0.05), ("constant", 0.01), ("tapered", 0.1))
 SPREADS = (0.001, 0.003, 0.01, 0.03)
 FIELDS = ("noise", "spread", "precision", "rms_error", "error_to_spread", "bias", "other_clip", "cosine", "gradient_error")
@@ -122,21 +122,17 @@ def gradient(policy: FlowGCP, features: th.Tensor, states: th.Tensor, old: th.Te
     return th.cat([p.grad.flatten().double() for p in policy.parameters()])
 
 
-def spread_at(share: float, old: FlowGCP, new: FlowGCP, features: th.Tensor, states: th.Tensor) -> float:
-    """Standard deviation of the exact log-ratio over chains."""
-    ratio = exactly(between(old, new, share), features, states) - exactly(old, features, states)
-    return ratio.std().item()
-
-
 def compare(old: FlowGCP, new: FlowGCP, features: th.Tensor, spread: float, noise: str) -> list[dict[str, object]]:
     """One row per precision, at the distance from the old policy that has the given spread."""
     with th.no_grad():
         th.manual_seed(0)
         states = old.sample_chain(features, GROUP).states
+    at_old = scores(old, features, states)
     low, high = 0.0, 4.0
-    for _ in range(14):
+    for _ in range(12):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if spread_at(middle, old, new, features, states) < spread else (low, middle)
+        found = (scores(between(old, new, middle), features, states) - at_old).std().item()
+        low, high = (middle, high) if found < spread else (low, middle)
     current = between(old, new, 0.5 * (low + high))
     rows = []
     for precision in ("fp32", "bf16", "bf16_full"):

@@ -1,7 +1,7 @@
 """
 The main job, whole: demonstrations, behaviour cloning, OGPO+CA, evaluation of both on the same seeds, picture, video.
 
-    python -m ogpo_sb3.quickstart [--env ogpo/AdroitRelocate-v0] [--seed 0] [--out runs/quickstart]
+    python -m ogpo_sb3.quickstart [--env ogpo/AdroitHammer-v0] [--seed 0] [--out runs/quickstart]
 
 Every stage leaves its result on disk, and the same command goes on from where it was stopped.
 """
@@ -25,7 +25,7 @@ from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.evaluation import EvaluateCallback, EvaluationResult
 from ogpo_sb3.evaluation.callback import append_row, read_rows
 
-DEFAULT_ENV = "ogpo/AdroitRelocate-v0"
+DEFAULT_ENV = "ogpo/AdroitHammer-v0"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="folder (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=35_000, help="environment steps of fine-tuning (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=25_000, help="environment steps of fine-tuning (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=25, help="expert episodes to collect (default: %(default)s)")
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the final table (default: %(default)s)")
     parser.add_argument("--eval-freq", type=int, default=5_000, help="environment steps between evaluations")

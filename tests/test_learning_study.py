@@ -252,7 +252,7 @@ def test_locks_and_parts(tmp_path):
         pass
     flat = plans.task_settings("relocate")
     assert settings.part(flat, "policy_kwargs")["n_critics"] == 5
-    assert settings.algorithm_kwargs(flat)["policy_kwargs"]["noise_std"] == 0.1
+    assert settings.algorithm_kwargs(flat)["policy_kwargs"]["noise_std"] == 0.05
     assert "bc_steps" not in settings.algorithm_kwargs(flat) and "algo" not in settings.algorithm_kwargs(flat)
 
 

@@ -26,6 +26,7 @@ from ogpo_sb3.evaluation import EvaluateCallback, EvaluationResult
 from ogpo_sb3.evaluation.callback import append_row, read_rows
 
 DEFAULT_ENV = "ogpo/AdroitHammer-v0"
+_CURVE_EPISODES = 50
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -152,7 +153,7 @@ def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: Evaluatio
         print(f"Going on from {saved[-1].name}", flush=True)
     else:
         curve.unlink(missing_ok=True)
-        append_row(curve, 0, before)
+        append_row(curve, 0, before.first(_CURVE_EPISODES))  # on the same episodes as the rest of the curve
         model = OGPOCA(
             "FlowPolicy", _make(args), pretrained_policy=str(folder / "bc.zip"), seed=args.seed, device="cpu", **settings
         )
@@ -160,7 +161,7 @@ def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: Evaluatio
     if remaining > 0:
         save = FullCheckpointCallback(args.eval_freq, folder / "checkpoints")
         watch = EvaluateCallback(
-            args.eval_freq, n_episodes=min(50, args.eval_episodes), env=lambda: _make(args), csv_path=curve, verbose=1
+            args.eval_freq, n_episodes=min(_CURVE_EPISODES, args.eval_episodes), env=lambda: _make(args), csv_path=curve, verbose=1
         )
         model.learn(remaining, callback=[watch, save], reset_num_timesteps=False, progress_bar=True)
         model.save_checkpoint(folder / "checkpoints" / f"run_{model.num_timesteps}_steps.ckpt")
@@ -199,11 +200,12 @@ def _pictures(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, res
     from ogpo_sb3.evaluation.plots import plot_learning_curve
     from ogpo_sb3.evaluation.video import record_episode, write_side_by_side
 
+    rows = read_rows(folder / "curve.csv")
     plot_learning_curve(
-        read_rows(folder / "curve.csv"),
+        rows,
         folder / "learning_curve.png",
         f"OGPO+CA on {args.env.split('/')[-1]}, seed {args.seed}",
-        results["before"]["success"],
+        rows[0]["success_rate"],
     )
     print(f"Wrote {folder / 'learning_curve.png'}")
     try:

@@ -55,6 +55,12 @@ def test_the_training_is_not_disturbed(model, sampler):
     np.testing.assert_array_equal(first.returns, again.returns)
 
 
+def test_the_first_episodes_are_those_of_a_shorter_evaluation(model):
+    long, short = (evaluate(model, Reach, n_episodes=n) for n in (9, 4))
+    for name in ("seeds", "returns", "lengths", "successes"):
+        np.testing.assert_allclose(getattr(long.first(4), name), getattr(short, name), rtol=1e-5)
+
+
 def test_lengths_and_returns_count_environment_steps(model):
     result = evaluate(model, Reach, n_episodes=10)
     failed = ~result.successes

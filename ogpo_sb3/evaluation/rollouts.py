@@ -34,6 +34,14 @@ class EvaluationResult:
     lengths: np.ndarray
     successes: np.ndarray | None
 
+    def first(self, n: int) -> "EvaluationResult":
+        """
+        :param n: number of episodes
+        :return: the result over the first n seeds: what an evaluation with ``n_episodes=n`` gives
+        """
+        successes = None if self.successes is None else self.successes[:n]
+        return EvaluationResult(self.seeds[:n], self.returns[:n], self.lengths[:n], successes)
+
     @property
     def mean_return(self) -> float:
         """Mean over episodes."""

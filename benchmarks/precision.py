@@ -1,7 +1,7 @@
 """
 What a lower precision does to the likelihood ratio and to the gradient, against float64.
 
-    python benchmarks/precision.py [--steps 1000] [--csv FILE]
+    python benchmarks/precision.py [--steps 1000] [--csv FILE] [--critics]
 
 A flow policy of the paper's size (four layers of 512, K = 10) clones 25 expert episodes of Relocate in chunks of 4 (120
 numbers); it is the old policy. The current policy lies in the direction of further cloning, at distances for which the
@@ -48,7 +48,8 @@ def policies(steps: int) -> tuple[FlowGCP, FlowGCP, th.Tensor, OGPO]:
             actor_tau=0.05,
             learning_starts=3000,
             critic_warmup_updates=400,
-            utd_critic=1e-6,
+            utd_critic=0.01,
+            utd_actor=0.0,
             policy_kwargs=dict(normalize_observations=True),
             device="cpu",
             seed=0,
@@ -169,8 +170,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000, help="updates of cloning before the comparison")
     parser.add_argument("--csv", type=pathlib.Path)
+    parser.add_argument("--critics", action="store_true", help="only the critics")
     args = parser.parse_args()
     cloned, further, features, model = policies(args.steps)
+    if args.critics:
+        print(critics(model))
+        return
     features = features.detach()
     table, rows = Table(*FIELDS), []
     for schedule, std in track(NOISES, "noises"):

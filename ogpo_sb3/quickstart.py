@@ -160,9 +160,8 @@ def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: Evaluatio
     remaining = args.steps - model.num_timesteps
     if remaining > 0:
         save = FullCheckpointCallback(args.eval_freq, folder / "checkpoints")
-        watch = EvaluateCallback(
-            args.eval_freq, n_episodes=min(_CURVE_EPISODES, args.eval_episodes), env=lambda: _make(args), csv_path=curve, verbose=1
-        )
+        episodes = min(_CURVE_EPISODES, args.eval_episodes)
+        watch = EvaluateCallback(args.eval_freq, n_episodes=episodes, env=lambda: _make(args), csv_path=curve, verbose=1)
         model.learn(remaining, callback=[watch, save], reset_num_timesteps=False, progress_bar=True)
         model.save_checkpoint(folder / "checkpoints" / f"run_{model.num_timesteps}_steps.ckpt")
     model.save(folder / "model.zip")

@@ -23,10 +23,10 @@ def hidden_layers(pre: th.Tensor, activations: Sequence[nn.Module], params: Sequ
     :param params: weight and bias of the second, third, ... hidden layer
     :return: one tensor (R, H_l) per hidden layer
     """
-    pres = [pre]
+    pre_activations = [pre]
     for activation, weight, bias in zip(activations, params[::2], params[1::2], strict=False):
-        pres.append(F.linear(activation(pres[-1]), weight.to(pre.dtype), bias.to(pre.dtype)))
-    return pres
+        pre_activations.append(F.linear(activation(pre_activations[-1]), weight.to(pre.dtype), bias.to(pre.dtype)))
+    return pre_activations
 
 
 class SparseRowsMLP(th.autograd.Function):
@@ -46,26 +46,26 @@ class SparseRowsMLP(th.autograd.Function):
         condition, owner, time, x, first, activations, dtypes, *params = inputs
         steps, n, _ = x.shape
         pre = th.addmm((condition.index_select(0, owner) + time[:, None]).flatten(0, 1), x.flatten(0, 1), first.T)
-        pres = hidden_layers(pre.to(dtypes[0]), activations, params[:-2])
-        ctx.save_for_backward(owner, x, first, *params, *pres)
+        pre_activations = hidden_layers(pre.to(dtypes[0]), activations, params[:-2])
+        ctx.save_for_backward(owner, x, first, *params, *pre_activations)
         ctx.n_params, ctx.activations, ctx.n_states, ctx.dtype = len(params), activations, len(condition), dtypes[1]
         # The narrow last layer, whose rounding the likelihood would see directly, is never rounded.
-        return F.linear(activations[-1](pres[-1]).to(x.dtype), params[-2], params[-1]).view(steps, n, -1)
+        return F.linear(activations[-1](pre_activations[-1]).to(x.dtype), params[-2], params[-1]).view(steps, n, -1)
 
     @staticmethod
     @th.autograd.function.once_differentiable
     def backward(ctx: Any, grad: th.Tensor) -> tuple[Any, ...]:
         owner, x, first, *tensors = ctx.saved_tensors
-        params, pres = tensors[: ctx.n_params], tensors[ctx.n_params :]
+        params, pre_activations = tensors[: ctx.n_params], tensors[ctx.n_params :]
         steps, n, _ = x.shape
         chains = owner if grad.is_cuda else grad.ne(0).any(dim=2).any(dim=0).nonzero()[:, 0]
         if len(chains) < n:
             grad, x, owner = grad.index_select(1, chains), x.index_select(1, chains), owner.index_select(0, chains)
-            pres = [pre.view(steps, n, -1).index_select(1, chains).flatten(0, 1) for pre in pres]
+            pre_activations = [pre.view(steps, n, -1).index_select(1, chains).flatten(0, 1) for pre in pre_activations]
         grad = grad.flatten(0, 1).to(ctx.dtype)
         grads: list[th.Tensor] = []
-        for layer in range(len(pres) - 1, -1, -1):
-            weight, pre, activation = params[2 * layer], pres[layer].to(ctx.dtype), ctx.activations[layer]
+        for layer in range(len(pre_activations) - 1, -1, -1):
+            weight, pre, activation = params[2 * layer], pre_activations[layer].to(ctx.dtype), ctx.activations[layer]
             # Sums over blocks are in the parameters' precision.
             grads = [(grad.T @ activation(pre)).to(weight.dtype), grad.sum(dim=0, dtype=weight.dtype), *grads]
             grad = activation_backward(activation, pre, grad @ weight.to(ctx.dtype))

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from ogpo_sb3.critics import CriticEnsemble
-from ogpo_sb3.gcp import Chain, GenerativeControlPolicy, row_blocks
+from ogpo_sb3.gcp import Chain, GenerativeControlPolicy, owners, row_blocks
 
 
 class ObservationNormalizer(nn.Module):
@@ -177,17 +177,9 @@ class GCPActor(FeatureModel, BoundedPolicy):
         :return: (B * n,)
         """
         condition, total = self.gcp.condition(self.features(obs)), states.shape[1]
-        owner = self.owners(len(condition), total // len(condition))
+        owner = owners(len(condition), total // len(condition), states.device)
         blocks = row_blocks(total, states, self.gcp.denoising_steps)
         return th.cat([self.gcp.log_prob_of(condition, states[:, rows], owner[rows]) for rows in blocks])
-
-    def owners(self, n_states: int, n: int) -> th.Tensor:
-        """
-        :param n_states: B
-        :param n: chains per state
-        :return: (B * n,) the state that each chain belongs to
-        """
-        return th.arange(n_states, device=self.device).repeat_interleave(n)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic)

@@ -118,7 +118,7 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :param states: (K+1, B, D)
         :return: (K, B), see :meth:`step_log_prob_of`
         """
-        return self.step_log_prob_of(self.condition(features), states, th.arange(len(features), device=features.device))
+        return self.step_log_prob_of(self.condition(features), states, owners(len(features), 1, features.device))
 
     def log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor) -> th.Tensor:
         """
@@ -163,6 +163,16 @@ def gaussian_log_prob(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tenso
     """
     z = (x - mean) / std
     return (-0.5 * z.square() - th.log(std) - _LOG_SQRT_2PI).sum(dim=-1)
+
+
+def owners(n_states: int, n: int, device: th.device) -> th.Tensor:
+    """
+    :param n_states: S
+    :param n: chains per state, adjacent
+    :param device: where
+    :return: (S * n,) the state that each chain belongs to
+    """
+    return th.arange(n_states, device=device).repeat_interleave(n)
 
 
 # Rows that are worked on at a time on a CPU: their activations stay in its caches, and memory that is given back is found

@@ -6,7 +6,7 @@ import torch as th
 import torch.nn.functional as nnf
 from torch import nn
 
-from ogpo_sb3.gcp.base import Chain, GenerativeControlPolicy, gaussian_log_prob, row_blocks
+from ogpo_sb3.gcp.base import Chain, GenerativeControlPolicy, gaussian_log_prob, owners, row_blocks
 from ogpo_sb3.gcp.networks import NoiseMLP, VelocityMLP
 
 NOISE_SCHEDULES = ("tapered", "constant", "learned")
@@ -180,7 +180,7 @@ class FlowGCP(GenerativeControlPolicy):
         time = self.velocity_net.embed_times(self.times)
         # Drawn at once, so that the chains do not depend on the size of the blocks.
         noise = self._noise(steps + 1, total, features)
-        owner = th.arange(len(features), device=features.device).repeat_interleave(n)
+        owner = owners(len(features), n, features.device)
         states, log_probs = [], []
         for rows in row_blocks(total, features):
             own = condition[owner[rows]]

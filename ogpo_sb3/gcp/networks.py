@@ -1,6 +1,7 @@
 """Networks that generative control policies are made of: plain torch, (batch, dim) in and out."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch as th
@@ -72,7 +73,7 @@ class TimeEmbedding(nn.Module):
         return self.net(th.cat([angles.sin(), angles.cos()], dim=-1))
 
 
-class VelocityNet(nn.Module):
+class VelocityNet(nn.Module, ABC):
     """
     v(s, x, t) in the form that chains are sampled and scored in: what depends on the observation alone, and on the time alone,
     is computed once and shared by all chains of a state and all states of a step.
@@ -85,20 +86,21 @@ class VelocityNet(nn.Module):
     matmul_dtype: th.dtype | None = None
     backward_dtype: th.dtype | None = None
 
+    @abstractmethod
     def condition(self, features: th.Tensor) -> th.Tensor:
         """
         :param features: (S, F)
         :return: (S, C), all that the network needs to know of the observation
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def embed_times(self, t: th.Tensor) -> th.Tensor:
         """
         :param t: (T,) flow times in [0, 1]
         :return: (T, E)
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, condition: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
         """
         :param condition: (B, C)
@@ -106,7 +108,6 @@ class VelocityNet(nn.Module):
         :param x: (B, D)
         :return: (B, D)
         """
-        raise NotImplementedError
 
     def chains(self, condition: th.Tensor, owner: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
         """
@@ -164,6 +165,10 @@ class VelocityMLP(VelocityNet):
         features, x, time = weight.split(widths, dim=1)
         return features, x, time
 
+    def _later(self) -> list[th.Tensor]:
+        """Weight and bias of every layer after the first."""
+        return [p for layer in self._linears()[1:] for p in (layer.weight, layer.bias)]
+
     def condition(self, features: th.Tensor) -> th.Tensor:
         """The features' part of the first layer, bias included: (S, F) to (S, H_1)."""
         return F.linear(features, self._first()[0], self._linears()[0].bias)
@@ -177,8 +182,7 @@ class VelocityMLP(VelocityNet):
         pre = th.addmm(condition + time, x, self._first()[1].T)
         if not self._activations:
             return pre
-        _, *later = self._linears()
-        params = [p for layer in later for p in (layer.weight, layer.bias)]
+        params = self._later()
         pre = hidden_layers(pre.to(self.matmul_dtype or x.dtype), self._activations, params[:-2])[-1]
         return F.linear(self._activations[-1](pre).to(x.dtype), params[-2], params[-1])
 
@@ -186,9 +190,8 @@ class VelocityMLP(VelocityNet):
         """See the base class. On a CPU the backward pass leaves out chains without a gradient."""
         if not self._sparse or x.requires_grad:
             return super().chains(condition, owner, time, x)
-        params = [p for layer in self._linears()[1:] for p in (layer.weight, layer.bias)]
         dtypes = (self.matmul_dtype or x.dtype, self.backward_dtype or x.dtype)
-        return SparseRowsMLP.apply(condition, owner, time, x, self._first()[1], self._activations, dtypes, *params)
+        return SparseRowsMLP.apply(condition, owner, time, x, self._first()[1], self._activations, dtypes, *self._later())
 
 
 class NoiseMLP(nn.Module):

@@ -19,7 +19,7 @@ from ogpo_sb3.critics import next_value, td_loss, td_target
 from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
 from ogpo_sb3.extraction import agreement, group_advantage, penalise_q, ppo_clip_backward
 from ogpo_sb3.extraction.advantages import STRATEGIES
-from ogpo_sb3.gcp import Chain, row_blocks
+from ogpo_sb3.gcp import Chain, owners, row_blocks
 
 
 class OGPO(GCPOffPolicyAlgorithm):
@@ -308,7 +308,7 @@ class OGPO(GCPOffPolicyAlgorithm):
             chain = self.actor_ema.sample_chain(batch.observations, self.group_size)
             q = self.critic_target(batch.observations, chain.actions.unflatten(0, (-1, self.group_size)))  # (M, B, G)
             penalty, advantage = self._advantage(q, batch, chain)  # (B, G)
-        gcp, owner = self.actor.gcp, self.actor.owners(q.shape[1], self.group_size)
+        gcp, owner = self.actor.gcp, owners(q.shape[1], self.group_size, self.device)
         self.actor.optimizer.zero_grad(set_to_none=True)
         surrogate = ppo_clip_backward(
             lambda condition, chains: gcp.log_prob_of(condition, chain.states[:, chains], owner[chains]),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from benchmarks.learning import __main__ as command
 from benchmarks.learning import collect, curves, diagnostics, plans, run, settings, stages, study
+from benchmarks.learning.ablations import NoPolicyGradient
 from ogpo_sb3 import OGPOCA, OGPOChi2
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 
@@ -127,6 +128,27 @@ def test_diagnostics_do_not_touch_the_training(algorithm):
     plain, _ = train(look=False)
     for name, value in plain.policy.state_dict().items():
         assert (value == model.policy.state_dict()[name]).all(), name
+
+
+@pytest.mark.parametrize("algorithm, moves", [(OGPOCA, True), (NoPolicyGradient, False)])
+def test_without_a_policy_gradient_only_successes_move_the_actor(algorithm, moves):
+    model = algorithm(
+        "FlowPolicy",
+        Reach(),
+        success_bc=False,
+        learning_starts=20,
+        batch_size=8,
+        actor_batch_size=4,
+        group_size=4,
+        chunk_size=2,
+        seed=0,
+        device="cpu",
+        policy_kwargs=dict(net_arch=[32], n_critics=2, denoising_steps=2),
+    )
+    actor, critic = (([p.clone() for p in net.parameters()]) for net in (model.actor, model.critic))
+    model.learn(60)
+    assert any((a != b).any() for a, b in zip(critic, model.critic.parameters(), strict=True))
+    assert any((a != b).any() for a, b in zip(actor, model.actor.parameters(), strict=True)) is moves
 
 
 def test_a_killed_run_goes_on_and_is_summarised(tmp_path, monkeypatch, capsys):

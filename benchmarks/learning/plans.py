@@ -124,6 +124,13 @@ FACTORS: dict[str, dict[str, Settings]] = {
     "states": _values("actor_batch_size", 16, 128),
     "clip_bc": _values("clip_bc", 0.2, 0.3),
     "algo": _values("algo", "OGPO", "OGPOPlus", "OGPOChi2"),
+    # Which part carries a gain: the policy gradient, cloning of successes, the choice among candidates
+    "parts": {
+        "no_policy_gradient": {"algo": "NoPolicyGradient"},
+        "cloning_alone": {"algo": "NoPolicyGradient", "best_of_n": 1},
+        "no_candidates": {"best_of_n": 1},
+        "no_cloning": {"success_bc": False},
+    },
 }
 _ADROIT_ONLY = {"reward"}  # factors whose settings other environments do not have
 
@@ -161,6 +168,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "actor": dict(
         tasks=_FOUR, factors=["utd_actor", "actor_lr", "actor_tau", "bc_coef", "clip", "ratio_norm"], variants=["base"]
     ),
+    "parts": dict(tasks=_FOUR, factors=["parts"], variants=["base"]),
     "reward": dict(tasks=["relocate", "door", "hammer", "pen"], factors=["reward"], variants=["base"]),
     "smoke": dict(tasks=["smoke"], factors=["bc_coef"], variants=["base"]),
 }

@@ -19,8 +19,10 @@ from ogpo_sb3 import presets
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.envs.registry import TASKS, resolve
 
+from benchmarks.learning.ablations import ABLATIONS
+
 STUDY: dict[str, Any] = dict(
-    algo="OGPOCA",  # any algorithm that ogpo_sb3 exports
+    algo="OGPOCA",  # any algorithm that ogpo_sb3 exports, or one of ablations.py
     policy="FlowPolicy",
     n_envs=1,
     reward_scale=1.0,  # training rewards become scale * (reward + shift), plus the bonus on the step that succeeds;
@@ -78,12 +80,13 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def algorithm(name: str) -> type[GCPOffPolicyAlgorithm]:
     """
-    :param name: of a class that ogpo_sb3 exports
+    :param name: of a class that ogpo_sb3 exports, or of an ablation
     :raises ValueError: there is none, or it is no algorithm
     """
     found = {
         n: c for n in ogpo_sb3.__all__ if inspect.isclass(c := getattr(ogpo_sb3, n)) and issubclass(c, GCPOffPolicyAlgorithm)
     }
+    found.update({c.__name__: c for c in ABLATIONS})
     if name not in found:
         raise ValueError(f"algo must be one of {sorted(found)}, found {name!r}")
     return found[name]

@@ -19,7 +19,7 @@ export MUJOCO_GL ?= egl
 endif
 
 .PHONY: help quickstart test pytest coverage lint format check-codestyle type spelling commit-checks doc release \
-	robomimic libero clean
+	robomimic libero kitchen adroit doctor clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+( [a-z-]+)*:.*## / {printf "%-16s %s\n", $$1, $$2}' Makefile
@@ -57,13 +57,19 @@ doc: $(ALL)  ## build the documentation into docs/_build/html; warnings are erro
 release: $(ALL)  ## build source distribution and wheel into dist/
 	$(BIN)/python -m build
 
-robomimic: $(QUICKSTART)  ## add robosuite and robomimic (compiles C)
-	$(INSTALL) -e ".[robomimic]"
-	$(INSTALL) --no-deps robomimic
+robomimic: | $(VENV)/.created  ## install the core with robosuite and robomimic
+	$(INSTALL) -e ".[robomimic,data,video]"
+	$(INSTALL) --no-deps robosuite robomimic
 
-libero: $(QUICKSTART)  ## add LIBERO, with robosuite and robomimic (compiles C)
-	$(INSTALL) -e ".[libero]"
-	$(INSTALL) --no-deps robomimic hf-libero bddl
+libero: | $(VENV)/.created  ## install the core with LIBERO, robosuite and robomimic
+	$(INSTALL) -e ".[libero,data,video]"
+	$(INSTALL) --no-deps robosuite robomimic hf-libero bddl
+
+kitchen adroit: | $(VENV)/.created  ## install the core with Kitchen or Adroit (one engine)
+	$(INSTALL) -e ".[$@,data,video]"
+
+doctor:  ## say which benchmarks run here, and what is missing for the others
+	$(BIN)/python -m ogpo_sb3.doctor
 
 clean:  ## remove built files, keep $(VENV)
 	rm -rf build dist *.egg-info docs/_build .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
@@ -79,7 +85,7 @@ $(QUICKSTART): setup.py $(CONSTRAINTS) | $(VENV)/.created
 	$(INSTALL) -e ".[adroit,video]"
 	@touch $@
 
-# robosuite, robomimic and LIBERO declare requirements that conflict or compile C; `all` brings those that they use.
+# robosuite, robomimic and LIBERO declare requirements that conflict or compile C; the extras bring those that they use.
 $(ALL): setup.py $(CONSTRAINTS) | $(VENV)/.created
 	$(INSTALL) -e ".[all]"
 	$(INSTALL) --no-deps robosuite robomimic hf-libero bddl

@@ -9,15 +9,16 @@ ROOT = Path(__file__).resolve().parent
 # mujoco 3.10 and later break FrankaKitchen or robosuite; see docs/install.md.
 MUJOCO = "mujoco>=3.2.7,<3.10"
 GYMNASIUM_ROBOTICS = ["gymnasium-robotics>=1.4.2,<2", MUJOCO]
-# What robosuite needs to simulate. Its remaining requirement, pynput (keyboard control), compiles C.
+# What robosuite needs to simulate. It is installed without dependencies, as is robomimic (docs/install.md): of those, pynput
+# (keyboard control) compiles C.
 ROBOSUITE_RUNTIME = [MUJOCO, "h5py>=3.10", "numba", "opencv-python>=4.9,<5", "pillow", "psutil", "scipy", "termcolor"]
 LIBERO_RUNTIME = ["easydict", "einops", "future", "huggingface_hub", "networkx", "pyyaml"]
 
 EXTRAS = {
     "adroit": GYMNASIUM_ROBOTICS,
     "kitchen": GYMNASIUM_ROBOTICS,
-    "robomimic": ["robosuite==1.4.1", *ROBOSUITE_RUNTIME],
-    "libero": ["robosuite==1.4.1", *ROBOSUITE_RUNTIME, *LIBERO_RUNTIME],
+    "robomimic": ROBOSUITE_RUNTIME,
+    "libero": [*ROBOSUITE_RUNTIME, *LIBERO_RUNTIME],
     "data": ["minari[hdf5]>=0.5.3", "h5py>=3.10", "zarr>=3"],
     "video": ["imageio[ffmpeg]>=2.34"],
     "zoo": ["rl_zoo3[plots]>=2.9,<3", "optuna>=4", "requests", "rliable>=1.2", "tensorboard>=2.16"],
@@ -25,16 +26,8 @@ EXTRAS = {
     "benchmark": ["jax>=0.6"],  # one of the contenders of benchmarks/update; the package and its tests do without
     "docs": ["furo", "myst-parser>=4", "sphinx>=7", "sphinx-copybutton"],
 }
-# What the tests need, without anything that compiles: `make test` adds robosuite, robomimic and LIBERO by --no-deps.
-EXTRAS["all"] = sorted(
-    {
-        requirement
-        for name, group in EXTRAS.items()
-        if name not in ("robomimic", "libero", "benchmark")
-        for requirement in group
-    }
-    | {*ROBOSUITE_RUNTIME, *LIBERO_RUNTIME}
-)
+# What the tests need; `make test` adds robosuite, robomimic and LIBERO without dependencies.
+EXTRAS["all"] = sorted({requirement for name, group in EXTRAS.items() if name != "benchmark" for requirement in group})
 
 setup(
     name="ogpo_sb3",

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from ogpo_sb3.envs import images
 from ogpo_sb3.envs.registry import import_engine, use_egl_without_display
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class AdroitEnv(gym.Env):
     """One Adroit task, step by step.
 
     Observations are the engine's state vectors in single precision (39 numbers for Door, 46 Hammer, 45 Pen,
-    39 Relocate); actions are the engine's, joint targets scaled to ±1 (28, 26, 24, 30).
+    39 Relocate), or pictures of its default camera, or both; actions are the engine's, joint targets scaled to ±1 (28, 26,
+    24, 30).
 
     The reward of a step is ``reward_scale * base + success_bonus * [the step succeeds]``. The sparse base is -1, and 0 on
     a step that succeeds. ``reward="sparse", reward_scale=0.1, success_bonus=10.0`` is the engine's own sparse reward.
@@ -58,6 +60,8 @@ class AdroitEnv(gym.Env):
     :param success_bonus: added on every step that succeeds, in unscaled reward.
     :param terminate_on_success: end the episode (``terminated``) at the first success. When False it runs to the time
         limit, and ``info["is_success"]`` still tells whether any step succeeded.
+    :param obs_type: "state", "image" (one picture, uint8) or "state_image" (Dict of "state" and "image").
+    :param image_size: height and width of the picture, pixels: a number or a pair.
     :param render_mode: None, "rgb_array" or "human", handed to the engine.
     """
 
@@ -70,13 +74,17 @@ class AdroitEnv(gym.Env):
         reward_scale: float = 1.0,
         success_bonus: float = 0.0,
         terminate_on_success: bool = True,
+        obs_type: str = "state",
+        image_size: int | tuple[int, int] = 84,
         render_mode: str | None = None,
     ) -> None:
         if task not in D4RL_REFERENCE_RETURNS:
             raise ValueError(f"Adroit has the tasks {', '.join(D4RL_REFERENCE_RETURNS)}, not {task!r}.")
         if reward not in ("sparse", "dense"):
             raise ValueError(f'Adroit{task}: reward is "sparse" or "dense", not {reward!r}.')
-        use_egl_without_display(render_mode)
+        images.check_obs_type(f"Adroit{task}", obs_type)
+        size = images.picture_size(f"Adroit{task}", image_size)
+        use_egl_without_display(render_mode if obs_type == "state" else "rgb_array")
         import_engine("gymnasium_robotics", "gymnasium-robotics", f"Adroit{task}", "adroit")
         # `unwrapped` drops the engine's own time limit: ours comes from the registration.
         self.engine = gym.make(f"AdroitHand{task}-v1", render_mode=render_mode, disable_env_checker=True).unwrapped
@@ -85,12 +93,16 @@ class AdroitEnv(gym.Env):
         self.reward_scale = reward_scale
         self.success_bonus = success_bonus
         self.terminate_on_success = terminate_on_success
+        self.obs_type = obs_type
         self.render_mode = render_mode
-        self.observation_space = spaces.Box(-np.inf, np.inf, self.engine.observation_space.shape, np.float32)
+        self._camera = None if obs_type == "state" else images.EngineCamera(self.engine, size, f"Adroit{task}")
+        state = spaces.Box(-np.inf, np.inf, self.engine.observation_space.shape, np.float32)
+        pictures = {} if self._camera is None else {"image": images.picture_space(size)}
+        self.observation_space = images.observation_space(obs_type, state, pictures)
         self.action_space = spaces.Box(-1.0, 1.0, self.engine.action_space.shape, np.float32)
         self._succeeded = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
 
         :param seed: makes the draw of the object and its goal reproducible.
@@ -100,9 +112,9 @@ class AdroitEnv(gym.Env):
         super().reset(seed=seed)
         observation, _ = self.engine.reset(seed=seed, options=options)
         self._succeeded = False
-        return observation.astype(np.float32), {"is_success": False}
+        return self._observe(observation), {"is_success": False}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the hand for one control step (five simulator steps).
 
         :param action: joint targets, shape (action_dim,), ±1.
@@ -115,7 +127,11 @@ class AdroitEnv(gym.Env):
         base = float(dense) if self.reward == "dense" else float(success) - 1.0
         reward = self.reward_scale * base + self.success_bonus * success
         info = {"is_success": self._succeeded, "success": success, "dense_reward": float(dense)}
-        return observation.astype(np.float32), reward, success and self.terminate_on_success, False, info
+        return self._observe(observation), reward, success and self.terminate_on_success, False, info
+
+    def _observe(self, state: np.ndarray) -> Any:
+        pictures = {} if self._camera is None else {"image": self._camera.draw()}
+        return images.observation(self.obs_type, state.astype(np.float32), pictures)
 
     def normalized_score(self, episode_return: float | np.ndarray) -> float | np.ndarray:
         """The module's ``normalized_score`` of this task, refused where the return is on another scale.
@@ -132,10 +148,13 @@ class AdroitEnv(gym.Env):
 
     def render(self) -> Any:
         """The engine's picture: (480, 480, 3) uint8 for "rgb_array", None for "human"."""
+        images.make_current(self.engine.mujoco_renderer)
         return self.engine.render()
 
     def close(self) -> None:
-        """Free the engine's renderer."""
+        """Free the renderers."""
+        if self._camera is not None:
+            self._camera.close()
         self.engine.close()
 
 

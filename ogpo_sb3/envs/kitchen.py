@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from ogpo_sb3.envs import images
 from ogpo_sb3.envs.registry import import_engine, use_egl_without_display
 
 if TYPE_CHECKING:
@@ -45,14 +46,16 @@ _FINISHED_WITHIN = 0.3
 class KitchenEnv(gym.Env):
     """Four subtasks in any order, step by step.
 
-    Observations are the engine's 59 numbers in single precision, sensor noise included; actions are nine joint velocities
-    scaled to ±1. With n subtasks finished so far a step is rewarded with n - 7, and with 0 once all are finished, which
+    Observations are the engine's 59 numbers in single precision, sensor noise included, or pictures of its default camera, or
+    both; actions are nine joint velocities scaled to ±1. With n subtasks finished so far a step is rewarded with n - 7, and with 0 once all are finished, which
     also ends the episode. A subtask counts from the step that first finishes it, even if it is undone later.
 
     :param subtasks: "complete", "partial" or "mixed", or a list of the engine's subtask names.
     :param robot_noise_ratio: the engine's noise on the joint sensors. It moves the arm as well: the engine's velocity
         control starts from the measured positions.
     :param object_noise_ratio: the engine's noise on the object sensors.
+    :param obs_type: "state", "image" (one picture, uint8) or "state_image" (Dict of "state" and "image").
+    :param image_size: height and width of the picture, pixels: a number or a pair.
     :param render_mode: None, "rgb_array" or "human", handed to the engine.
     """
 
@@ -63,10 +66,14 @@ class KitchenEnv(gym.Env):
         subtasks: str | Sequence[str] = "complete",
         robot_noise_ratio: float = 0.01,
         object_noise_ratio: float = 0.0005,
+        obs_type: str = "state",
+        image_size: int | tuple[int, int] = 84,
         render_mode: str | None = None,
     ) -> None:
         self.subtasks = subtask_names(subtasks)
-        use_egl_without_display(render_mode)
+        images.check_obs_type("Franka Kitchen", obs_type)
+        size = images.picture_size("Franka Kitchen", image_size)
+        use_egl_without_display(render_mode if obs_type == "state" else "rgb_array")
         import_engine("gymnasium_robotics", "gymnasium-robotics", "Franka Kitchen", "kitchen")
         # `unwrapped` drops the engine's own time limit: ours comes from the registration.
         self.engine = gym.make(
@@ -77,11 +84,15 @@ class KitchenEnv(gym.Env):
             render_mode=render_mode,
             disable_env_checker=True,
         ).unwrapped
+        self.obs_type = obs_type
         self.render_mode = render_mode
-        self.observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float32)
+        self._camera = None if obs_type == "state" else images.EngineCamera(self.engine.robot_env, size, "Franka Kitchen")
+        state = spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float32)
+        pictures = {} if self._camera is None else {"image": images.picture_space(size)}
+        self.observation_space = images.observation_space(obs_type, state, pictures)
         self.action_space = spaces.Box(-1.0, 1.0, self.engine.action_space.shape, np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; every one starts in the same state, and only the noise differs.
 
         :param seed: makes the noise reproducible.
@@ -90,9 +101,9 @@ class KitchenEnv(gym.Env):
         """
         super().reset(seed=seed)
         observation, _ = self.engine.reset(seed=seed)
-        return observation["observation"].astype(np.float32), {"is_success": False, "n_completed": 0}
+        return self._observe(observation["observation"]), {"is_success": False, "n_completed": 0}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the arm for one control step (40 simulator steps, 1/12 s).
 
         :param action: joint velocities, shape (9,), ±1.
@@ -104,14 +115,21 @@ class KitchenEnv(gym.Env):
         success = len(completed) == len(self.subtasks)
         reward = 0.0 if success else len(completed) + REWARD_FLOOR
         info = {"is_success": success, "n_completed": len(completed), "completed": completed}
-        return observation["observation"].astype(np.float32), reward, success, False, info
+        return self._observe(observation["observation"]), reward, success, False, info
+
+    def _observe(self, state: np.ndarray) -> Any:
+        pictures = {} if self._camera is None else {"image": self._camera.draw()}
+        return images.observation(self.obs_type, state.astype(np.float32), pictures)
 
     def render(self) -> Any:
         """The engine's picture: (480, 480, 3) uint8 for "rgb_array", None for "human"."""
+        images.make_current(self.engine.robot_env.mujoco_renderer)
         return self.engine.render()
 
     def close(self) -> None:
-        """Free the engine's renderer."""
+        """Free the renderers."""
+        if self._camera is not None:
+            self._camera.close()
         self.engine.close()
 
 

@@ -12,12 +12,16 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from ogpo_sb3.envs import images
 from ogpo_sb3.envs.registry import import_engine
 
 if TYPE_CHECKING:
     from ogpo_sb3.demonstrations import DemonstrationSet
 
 OBS_TYPES = ("state", "keypoints", "image", "state_image")
+
+# Height and width of the published pictures, pixels.
+PUBLISHED_SIZE = 96
 
 # Half the table's side, pixels: positions p become p / 256 - 1.
 _HALF = 256.0
@@ -49,7 +53,7 @@ class PushTEnv(gym.Env):
 
     - "state" (6,): pusher x, y and block x, y scaled to ±1; sine and cosine of the block's angle;
     - "keypoints" (20,): nine block keypoints x, y, then the pusher x, y, all scaled to ±1;
-    - "image" (96, 96, 3) uint8;
+    - "image" (height, width, 3) uint8;
     - "state_image": dictionary of "state" and "image".
 
     A block pushed against a wall can overlap it, so scaled positions can exceed ±1 a little and the spaces are unbounded.
@@ -57,14 +61,21 @@ class PushTEnv(gym.Env):
     :param obs_type: see above.
     :param reward: "sparse": -1 per step and 0 on the step that succeeds; "dense": the engine's, covered share of the
         outline over 0.95, at most 1.
+    :param image_size: height and width of an observed picture, pixels: a number or a pair.
     :param render_mode: None, "rgb_array" (680 x 680 pictures) or "human" (a window; not with images as observations).
     """
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012
 
-    def __init__(self, obs_type: str = "state", reward: str = "sparse", render_mode: str | None = None) -> None:
-        if obs_type not in OBS_TYPES:
-            raise ValueError(f"Push-T: obs_type is one of {', '.join(OBS_TYPES)}, not {obs_type!r}.")
+    def __init__(
+        self,
+        obs_type: str = "state",
+        reward: str = "sparse",
+        image_size: int | tuple[int, int] = PUBLISHED_SIZE,
+        render_mode: str | None = None,
+    ) -> None:
+        images.check_obs_type("Push-T", obs_type, OBS_TYPES)
+        height, width = images.picture_size("Push-T", image_size)
         if reward not in ("sparse", "dense"):
             raise ValueError(f'Push-T: reward is "sparse" or "dense", not {reward!r}.')
         if render_mode == "human" and obs_type in ("image", "state_image"):
@@ -72,11 +83,13 @@ class PushTEnv(gym.Env):
             raise ValueError(f'Push-T: render_mode="human" cannot be combined with obs_type={obs_type!r}.')
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         engine = import_engine("gym_pusht.envs", "gym-pusht", "Push-T", None)
-        self.engine = engine.PushTEnv(obs_type="state", render_mode=render_mode or "rgb_array")
+        self.engine = engine.PushTEnv(
+            obs_type="state", render_mode=render_mode or "rgb_array", observation_height=height, observation_width=width
+        )
         self.obs_type = obs_type
         self.reward = reward
         self.render_mode = render_mode
-        self.observation_space = _space(obs_type)
+        self.observation_space = _space(obs_type, (height, width))
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -132,11 +145,9 @@ class PushTEnv(gym.Env):
         return self.engine.get_obs()
 
     def _observe(self, state: np.ndarray) -> Any:
-        if self.obs_type == "image":
-            return self._image()
-        if self.obs_type == "state_image":
-            return {"state": encode(state, "state"), "image": self._image()}
-        return encode(state, self.obs_type)
+        if self.obs_type in ("state", "keypoints"):
+            return encode(state, self.obs_type)
+        return images.observation(self.obs_type, encode(state, "state"), {"image": self._image()})
 
     def _image(self) -> np.ndarray:
         # The engine's only way to an observation-sized picture: its public render() draws the large one with the target.
@@ -174,18 +185,23 @@ def decode(observations: np.ndarray) -> np.ndarray:
 
 
 def adapt_demonstrations(
-    demonstrations: "DemonstrationSet", obs_type: str = "state", reward: str = "sparse", **_: Any
+    demonstrations: "DemonstrationSet",
+    obs_type: str = "state",
+    reward: str = "sparse",
+    image_size: int | tuple[int, int] = PUBLISHED_SIZE,
+    **_: Any,
 ) -> "DemonstrationSet":
     """Bring published Push-T demonstrations to this environment's conventions.
 
     Recorded are states in pixels and radians (five numbers) and target positions in pixels. Pictures are drawn from the
-    states, 27 648 bytes each: take a subset first.
+    states, 27 648 bytes each at 96 x 96: take a subset first.
 
     :param demonstrations: raw states, or "state" observations adapted before; a set in the wanted form comes back
         unchanged.
     :param obs_type: of the environment.
     :param reward: of the environment. Sparse rewards are written where successes are known; for dense ones, which no
         data set records, there are none.
+    :param image_size: of the environment.
     :return: the adapted set, ``meta["pusht_obs_type"]`` being ``obs_type``.
     """
     form = demonstrations.meta.get("pusht_obs_type")
@@ -201,7 +217,7 @@ def adapt_demonstrations(
         )
 
     def convert(recorded: Any) -> Any:
-        return _observations(np.asarray(recorded if raw else decode(recorded)), obs_type)
+        return _observations(np.asarray(recorded if raw else decode(recorded)), obs_type, image_size)
 
     final = demonstrations.final_observations
     adapted = replace(
@@ -226,22 +242,20 @@ def _with_rewards(demonstrations: "DemonstrationSet", reward: str) -> "Demonstra
     return replace(demonstrations, terminals=terminals, rewards=terminals.astype(np.float32) - 1.0)
 
 
-def _observations(states: np.ndarray, obs_type: str) -> Any:
+def _observations(states: np.ndarray, obs_type: str, image_size: int | tuple[int, int]) -> Any:
     if obs_type in ("state", "keypoints"):
         return encode(states, obs_type)
-    env = PushTEnv(obs_type="image")
+    env = PushTEnv(obs_type="image", image_size=image_size)
     env.reset(seed=0)
-    images = np.empty((len(states), 96, 96, 3), dtype=np.uint8)
-    for image, state in zip(images, states, strict=True):
+    pictures = np.empty((len(states), *images.picture_size("Push-T", image_size), 3), dtype=np.uint8)
+    for picture, state in zip(pictures, states, strict=True):
         env._restore(state.astype(np.float64))
-        image[...] = env._image()
+        picture[...] = env._image()
     env.close()
-    return images if obs_type == "image" else {"state": encode(states, "state"), "image": images}
+    return images.observation(obs_type, encode(states, "state"), {"image": pictures})
 
 
-def _space(obs_type: str) -> spaces.Space[Any]:
-    image = spaces.Box(0, 255, (96, 96, 3), np.uint8)
-    if obs_type == "image":
-        return image
+def _space(obs_type: str, size: tuple[int, int]) -> spaces.Space[Any]:
     state = spaces.Box(-np.inf, np.inf, (20 if obs_type == "keypoints" else 6,), np.float32)
-    return spaces.Dict({"state": state, "image": image}) if obs_type == "state_image" else state
+    pictures = {"image": images.picture_space(size)} if obs_type in ("image", "state_image") else {}
+    return images.observation_space(obs_type, state, pictures)

@@ -252,7 +252,7 @@ def test_a_human_recording_goes_on_to_success(lift_env):
         model = demonstration.attrs["model_file"]
     env = lift_env.unwrapped
     begin = len(states) - 60
-    with pytest.raises(ValueError, match="recorded model does not fit this robosuite: .*robot0_link7_collision"):
+    with pytest.raises(ValueError, match=r"recorded model does not fit this robosuite: .*robot0_link7_collision"):
         env.set_state(states[begin], model)  # an older version's
     observation, _ = lift_env.reset(seed=0, options={"state": states[begin]})
     np.testing.assert_allclose(env.state, states[begin])

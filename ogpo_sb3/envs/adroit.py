@@ -87,7 +87,7 @@ class AdroitEnv(gym.Env):
         use_egl_without_display(render_mode if obs_type == "state" else "rgb_array")
         import_engine("gymnasium_robotics", "gymnasium-robotics", f"Adroit{task}", "adroit")
         # `unwrapped` drops the engine's own time limit: ours comes from the registration.
-        self.engine = gym.make(f"AdroitHand{task}-v1", render_mode=render_mode, disable_env_checker=True).unwrapped
+        self.engine: Any = gym.make(f"AdroitHand{task}-v1", render_mode=render_mode, disable_env_checker=True).unwrapped
         self.task = task
         self.reward = reward
         self.reward_scale = reward_scale
@@ -147,7 +147,9 @@ class AdroitEnv(gym.Env):
         return normalized_score(self.task, episode_return)
 
     def render(self) -> Any:
-        """The engine's picture: (480, 480, 3) uint8 for "rgb_array", None for "human"."""
+        """The engine's picture: (480, 480, 3) uint8 for "rgb_array", else None."""
+        if self.render_mode is None:
+            return None
         images.make_current(self.engine.mujoco_renderer)
         return self.engine.render()
 

@@ -1,4 +1,4 @@
-"""Pictures as observations: their spaces, the choice between state and pictures, and a camera for Gymnasium's MuJoCo engines."""
+"""Pictures as observations: their spaces, the choice between state and pictures, a camera for Gymnasium's MuJoCo engines."""
 
 from collections.abc import Mapping
 from typing import Any

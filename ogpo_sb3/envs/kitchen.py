@@ -47,8 +47,9 @@ class KitchenEnv(gym.Env):
     """Four subtasks in any order, step by step.
 
     Observations are the engine's 59 numbers in single precision, sensor noise included, or pictures of its default camera, or
-    both; actions are nine joint velocities scaled to ±1. With n subtasks finished so far a step is rewarded with n - 7, and with 0 once all are finished, which
-    also ends the episode. A subtask counts from the step that first finishes it, even if it is undone later.
+    both; actions are nine joint velocities scaled to ±1. With n subtasks finished so far a step is rewarded with n - 7, and
+    with 0 once all are finished, which also ends the episode. A subtask counts from the step that first finishes it, even if
+    it is undone later.
 
     :param subtasks: "complete", "partial" or "mixed", or a list of the engine's subtask names.
     :param robot_noise_ratio: the engine's noise on the joint sensors. It moves the arm as well: the engine's velocity
@@ -76,7 +77,7 @@ class KitchenEnv(gym.Env):
         use_egl_without_display(render_mode if obs_type == "state" else "rgb_array")
         import_engine("gymnasium_robotics", "gymnasium-robotics", "Franka Kitchen", "kitchen")
         # `unwrapped` drops the engine's own time limit: ours comes from the registration.
-        self.engine = gym.make(
+        self.engine: Any = gym.make(
             "FrankaKitchen-v1",
             tasks_to_complete=list(self.subtasks),
             robot_noise_ratio=robot_noise_ratio,
@@ -122,7 +123,9 @@ class KitchenEnv(gym.Env):
         return images.observation(self.obs_type, state.astype(np.float32), pictures)
 
     def render(self) -> Any:
-        """The engine's picture: (480, 480, 3) uint8 for "rgb_array", None for "human"."""
+        """The engine's picture: (480, 480, 3) uint8 for "rgb_array", else None."""
+        if self.render_mode is None:
+            return None
         images.make_current(self.engine.robot_env.mujoco_renderer)
         return self.engine.render()
 

@@ -31,6 +31,10 @@ _HOW_TO_GET_ASSETS = "hf download lerobot/libero-assets --repo-type dataset --lo
 _SETTLING_STEPS = 5
 
 
+class AssetsMissing(FileNotFoundError):
+    """LIBERO is installed, its meshes and textures are not there."""
+
+
 def configure() -> Path:
     """Write LIBERO's configuration, so that its import asks nothing.
 
@@ -95,14 +99,14 @@ def check_assets() -> Path:
     """Find LIBERO's meshes and textures.
 
     :return: their folder.
-    :raises FileNotFoundError: they are in neither place.
+    :raises AssetsMissing: they are in neither place.
     """
     own, cached = asset_folders()
     # The order, and what counts as present, are hf-libero's.
     for folder in (own, cached):
         if all((folder / part).is_dir() for part in ASSET_FOLDERS):
             return folder
-    raise FileNotFoundError(
+    raise AssetsMissing(
         f"LIBERO's meshes and textures are missing: neither {own} nor {cached} has the folders {', '.join(ASSET_FOLDERS)}. "
         f"They are not part of hf-libero; get them with `{_HOW_TO_GET_ASSETS}`."
     )
@@ -162,7 +166,7 @@ class LiberoEnv(RobosuiteEnv):
     :param post_success_steps: steps that the episode goes on after the first success.
     :param hard_reset: load the model anew for each episode.
     :param render_mode: None or "rgb_array".
-    :raises FileNotFoundError: LIBERO's meshes and textures are missing.
+    :raises AssetsMissing: LIBERO's meshes and textures are missing.
     """
 
     def __init__(
@@ -202,22 +206,22 @@ class LiberoEnv(RobosuiteEnv):
         )
         import_robosuite(self.name, "libero")
         configure()
-        import_engine("libero.libero.benchmark", "hf-libero", "LIBERO", "libero")
+        wrapper, benchmark = _module("envs.env_wrapper"), _module("benchmark")
         check_assets()
         self.suite, self.task_id, self.initial_states = suite, int(task_id), initial_states
-        self._benchmark = _quietly(lambda: _module("benchmark").get_benchmark(suite)())
+        self._benchmark = _quietly(benchmark.get_benchmark(suite))
         self.instruction: str = self._benchmark.get_task(self.task_id).language
         encoded = _encoded(instruction, self.instruction)
         self._starts: np.ndarray | None = None
         self._start(
-            lambda: _quietly(lambda: self._build(hard_reset)),
+            lambda: _quietly(lambda: self._build(wrapper, hard_reset)),
             state_keys,
             {} if encoded is None else {"instruction": encoded},
         )
 
-    def _build(self, hard_reset: bool) -> Any:
+    def _build(self, wrapper: Any, hard_reset: bool) -> Any:
         height, width = self.image_size
-        self._engine = _module("envs").ControlEnv(
+        self._engine = wrapper.ControlEnv(
             bddl_file_name=self._benchmark.get_task_bddl_file_path(self.task_id),
             use_camera_obs=bool(self.cameras),
             has_offscreen_renderer=self._draws,

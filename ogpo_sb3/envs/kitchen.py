@@ -6,7 +6,7 @@ the whole observation here.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -77,7 +77,7 @@ class KitchenEnv(gym.Env):
         use_egl_without_display(render_mode if obs_type == "state" else "rgb_array")
         import_engine("gymnasium_robotics", "gymnasium-robotics", "Franka Kitchen", "kitchen")
         # `unwrapped` drops the engine's own time limit: ours comes from the registration.
-        self.engine: Any = gym.make(
+        engine: gym.Env[Any, Any] = gym.make(
             "FrankaKitchen-v1",
             tasks_to_complete=list(self.subtasks),
             robot_noise_ratio=robot_noise_ratio,
@@ -85,6 +85,7 @@ class KitchenEnv(gym.Env):
             render_mode=render_mode,
             disable_env_checker=True,
         ).unwrapped
+        self.engine = cast(Any, engine)
         self.obs_type = obs_type
         self.render_mode = render_mode
         self._camera = None if obs_type == "state" else images.EngineCamera(self.engine.robot_env, size, "Franka Kitchen")

@@ -29,6 +29,9 @@ EXTRAS = {
 # What the tests need; `make test` adds robosuite, robomimic and LIBERO without dependencies.
 EXTRAS["all"] = sorted({requirement for name, group in EXTRAS.items() if name != "benchmark" for requirement in group})
 
+# Where zoo_configs, which is at the root for everyone to see, lies in an installed package (ogpo_sb3/zoo/configs.py).
+CONFIGS = {"ogpo_sb3.zoo_configs": "zoo_configs", "ogpo_sb3.zoo_configs.quick": "zoo_configs/quick"}
+
 setup(
     name="ogpo_sb3",
     version=(ROOT / "ogpo_sb3" / "version.txt").read_text(encoding="utf-8").strip(),
@@ -48,8 +51,13 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=find_packages(include=["ogpo_sb3", "ogpo_sb3.*"]),
-    package_data={"ogpo_sb3": ["py.typed", "version.txt", "demonstrations/data/*.npz"]},
+    packages=[*find_packages(include=["ogpo_sb3", "ogpo_sb3.*"]), *CONFIGS],
+    package_dir=CONFIGS,
+    package_data={
+        "ogpo_sb3": ["py.typed", "version.txt", "demonstrations/data/*.npz"],
+        **{name: ["*.yml"] for name in CONFIGS},
+    },
+    entry_points={"console_scripts": ["ogpo-zoo=ogpo_sb3.zoo.door:main"]},
     install_requires=[
         "stable-baselines3>=2.9,<3",
         "gymnasium>=1.2,<2",

@@ -79,7 +79,9 @@ class PretrainingMixin(OffPolicyAlgorithm):
         if self.pretrained_policy is not None and not self.pretrained:
             self.policy.load_pretrained(self.pretrained_policy)
             self.pretrained = True
-        if getattr(self, "demonstrations", None) is not None and self.env is not None:
+        # A model that has been cloned already and draws no windows of the data does not need them to be at hand.
+        needed = self.offline_ratio > 0 or not self._bc_done
+        if needed and getattr(self, "demonstrations", None) is not None and self.env is not None:
             self._demonstration_set = self._load_demonstrations()
             if self.offline_ratio > 0:
                 self.demonstration_buffer = self._make_demonstration_buffer(self._demonstration_set)
@@ -172,6 +174,8 @@ class PretrainingMixin(OffPolicyAlgorithm):
         :param checkpoint_freq: see ``checkpoint``
         :raises ValueError: there are no demonstrations
         """
+        if self._demonstration_set is None and getattr(self, "demonstrations", None) is not None and self.env is not None:
+            self._demonstration_set = self._load_demonstrations()
         demos = self._demonstration_set
         if demos is None:
             raise ValueError("pretrain() needs demonstrations (and an environment), found None: pass demonstrations=...")

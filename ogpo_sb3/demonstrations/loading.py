@@ -22,6 +22,8 @@ class Shipped(NamedTuple):
     successful: tuple[int, ...] | None = None
 
 
+EXPERT_EPISODES = 25
+
 SHIPPED: dict[str, Shipped] = {
     "pusht": Shipped(
         file="pusht_cchi_v7_lowdim.npz",
@@ -50,6 +52,8 @@ def load(source: str | Path | DemonstrationSet) -> DemonstrationSet:
         return source
     if isinstance(source, str) and source.startswith("shipped:"):
         return _shipped(source)
+    if isinstance(source, str) and source.startswith("expert:"):
+        return _collected(source)
     if isinstance(source, str) and source.startswith("minari:"):
         from ogpo_sb3.demonstrations import minari
 
@@ -59,7 +63,7 @@ def load(source: str | Path | DemonstrationSet) -> DemonstrationSet:
     if suffix not in (".npz", ".zarr", ".hdf5", ".h5"):
         raise ValueError(
             f"{source}: demonstrations are read from .npz, .zarr, .hdf5 and .h5, or from minari:<id> and "
-            f"{', '.join(f'shipped:{name}' for name in SHIPPED)}."
+            f"{', '.join(f'shipped:{name}' for name in SHIPPED)}, or from expert:<env id>."
         )
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or directory of demonstrations.")
@@ -87,6 +91,17 @@ def import_reader(module: str, source: str) -> ModuleType:
         raise ImportError(
             f'{source} needs the package {module} to be read: run `pip install "ogpo_sb3[data]"`.', name=module
         ) from error
+
+
+def _collected(source: str) -> DemonstrationSet:
+    from ogpo_sb3.demonstrations.experts import collect
+
+    env_id, colon, number = source.removeprefix("expert:").rpartition(":")
+    if not (colon and number.isdigit()):
+        env_id, number = source.removeprefix("expert:"), str(EXPERT_EPISODES)
+    demonstrations = collect(env_id, int(number), progress=True)
+    demonstrations.meta["source"] = source
+    return demonstrations
 
 
 def _shipped(source: str) -> DemonstrationSet:

@@ -1,4 +1,6 @@
-"""The door to RL-Zoo: registration of the algorithms. The only place of the package that imports rl_zoo3."""
+"""The door to RL-Zoo: the algorithms by their ids, and their registration. The only place that imports rl_zoo3."""
+
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -14,7 +16,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
 
 def register() -> None:
     """
-    Make the algorithms known to RL-Zoo in this process; calling it again changes nothing.
+    Make the algorithms and their search spaces known to RL-Zoo in this process; calling it again changes nothing.
 
     RL-Zoo reads the choices of ``--algo`` from one dictionary when its commands parse their arguments, so that this must
     happen before them.
@@ -23,6 +25,13 @@ def register() -> None:
     """
     try:
         import rl_zoo3
+        from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     except ImportError as error:
         raise ImportError('the RL-Zoo commands need rl_zoo3: pip install "ogpo_sb3[zoo]"') from error
+    from ogpo_sb3.zoo.samplers import convert_params, sampler_for
+
     rl_zoo3.ALGOS.update(ALGORITHMS)
+    samplers: dict[str, Any] = HYPERPARAMS_SAMPLER
+    converters: dict[str, Any] = HYPERPARAMS_CONVERTER
+    for name in ALGORITHMS:
+        samplers[name], converters[name] = sampler_for(name), convert_params

@@ -1,0 +1,139 @@
+"""Configuration files: where they are, what an entry says, and whether a constructor takes it."""
+
+import importlib
+import inspect
+import runpy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from ogpo_sb3.common.names import check_known
+from ogpo_sb3.zoo import ALGORITHMS
+
+# What RL-Zoo takes out of an entry before the constructor sees it.
+ZOO_KEYS = {
+    "callback",
+    "env_kwargs",
+    "env_wrapper",
+    "frame_stack",
+    "monitor_kwargs",
+    "n_envs",
+    "n_timesteps",
+    "noise_std",
+    "noise_type",
+    "normalize",
+    "vec_env_wrapper",
+}
+# Constructor arguments that RL-Zoo gives itself, with the option that sets them.
+_OPTIONS = {"env": "--env", "seed": "--seed", "device": "--device", "verbose": "--verbose", "tensorboard_log": "-tb"}
+
+
+def config_folder() -> Path:
+    """The shipped ``zoo_configs``: inside an installed package, at the root of a checkout."""
+    installed = Path(__file__).parents[1] / "zoo_configs"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "zoo_configs"
+
+
+def find_config(algorithm: str, given: str | None) -> str:
+    """
+    The file (or package) that an algorithm's settings come from.
+
+    :param algorithm: its id
+    :param given: what ``-conf`` says; "quick" is the shipped preset for two cores
+    :return: path or package; RL-Zoo's own file for its algorithms
+    :raises ValueError: no such file or preset
+    """
+    folder = config_folder()
+    if given == "quick":
+        path = folder / "quick" / f"{algorithm}.yml"
+        if not path.exists():
+            known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yml")))
+            raise ValueError(f"there is no quick preset for {algorithm!r}, wanted one of {known}")
+        return str(path)
+    if given is not None:
+        if given.endswith((".yml", ".yaml", ".py")) and not Path(given).is_file():
+            raise ValueError(f"-conf {given}: there is no such file")
+        return given
+    if algorithm in ALGORITHMS:
+        path = folder / f"{algorithm}.yml"
+        if not path.exists():
+            raise ValueError(f"the package ships no hyperparameters for {algorithm!r}: pass -conf")
+        return str(path)
+    import rl_zoo3
+
+    return str(Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algorithm}.yml")
+
+
+def read_config(source: str) -> dict[str, dict[str, Any]]:
+    """
+    :param source: YAML file, Python file, or package with a dictionary called ``hyperparams``, as in RL-Zoo
+    :return: settings by environment id
+    :raises ValueError: not a dictionary of dictionaries
+    """
+    if source.endswith((".yml", ".yaml")):
+        try:
+            content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    elif source.endswith(".py"):
+        content = runpy.run_path(source).get("hyperparams")
+    else:
+        content = getattr(importlib.import_module(source), "hyperparams", None)
+    if not isinstance(content, Mapping) or not all(isinstance(entry, Mapping) for entry in content.values()):
+        raise ValueError(f"{source} should map environment ids to settings, found {type(content).__name__}")
+    return {str(env_id): dict(entry) for env_id, entry in content.items()}
+
+
+def read_entry(source: str, env_id: str) -> dict[str, Any]:
+    """
+    :param source: as in :func:`read_config`
+    :param env_id: environment
+    :return: its settings: those under its id, else under "atari" for an Atari game, else under "default"
+    :raises ValueError: there are none
+    """
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    content = read_config(source)
+    keys = [env_id, *(["atari"] if ExperimentManager.is_atari(env_id) else []), "default"]
+    for key in keys:
+        if key in content:
+            return content[key]
+    raise ValueError(f"{source} has no entry for {env_id!r} and no 'default', found {', '.join(content)}")
+
+
+def constructor_keys(algorithm: type) -> set[str]:
+    """
+    Names of the arguments that a constructor takes, those that it hands on as ``**kwargs`` included.
+
+    :param algorithm: its class
+    """
+    names: set[str] = set()
+    for cls in algorithm.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return {name for name in names if not name.startswith("_")} - {"self"}
+
+
+def check_settings(name: str, algorithm: type[BaseAlgorithm], settings: Mapping[str, Any], source: str) -> None:
+    """
+    :param name: id of the algorithm
+    :param algorithm: its class
+    :param settings: an entry, with what the command line changed
+    :param source: where it comes from, for the sentence
+    :raises ValueError: a key that neither RL-Zoo nor the constructor takes, or one that is missing
+    """
+    known = (constructor_keys(algorithm) | ZOO_KEYS) - set(_OPTIONS)
+    for key in settings:
+        if key in _OPTIONS:
+            raise ValueError(f"{source}: {key!r} is no hyperparameter, the option {_OPTIONS[key]} sets it")
+        check_known(f"hyperparameter of {name} in {source}:", key, known)
+    for key in ("policy", "n_timesteps"):
+        if key not in settings:
+            raise ValueError(f"{source}: {key!r} is missing")

@@ -1,0 +1,62 @@
+"""RL-Zoo's ``name:value`` options, whose values are Python expressions."""
+
+import ast
+import re
+from typing import Any
+
+
+def read_items(items: list[str], option: str) -> tuple[dict[str, Any], list[str]]:
+    """
+    RL-Zoo evaluates every value. Here a bare word or path is taken as text, so that ``policy:FlowPolicy`` works unquoted.
+
+    :param items: what follows ``-params`` or ``--env-kwargs``
+    :param option: its name, for the sentence
+    :return: values by name, as text where they are more than literals; the items as RL-Zoo evaluates them
+    :raises ValueError: an item without a colon, or one that is no expression
+    """
+    values: dict[str, Any] = {}
+    evaluable: list[str] = []
+    for item in items:
+        name, colon, text = item.partition(":")
+        if not (colon and name.isidentifier() and text):
+            raise ValueError(f"{option} wants name:value, found {item!r}")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            if _is_bare(text):
+                values[name], text = text, repr(text)
+            else:
+                _check_expression(item, text, option)
+                values[name] = text
+        evaluable.append(f"{name}:{text}")
+    return values, evaluable
+
+
+def as_item(name: str, value: Any, source: str) -> str:
+    """
+    :param name: of the setting
+    :param value: plain data
+    :param source: where it comes from, for the sentence
+    :raises ValueError: a value that text cannot carry, such as a class
+    """
+    try:
+        if ast.literal_eval(repr(value)) == value:
+            return f"{name}:{value!r}"
+    except (ValueError, SyntaxError):
+        pass
+    raise ValueError(f"{name} in {source} should be names and numbers as in a YAML file, found {value!r}")
+
+
+def _is_bare(text: str) -> bool:
+    """Text without Python's punctuation, whose first word RL-Zoo does not know (``nn.ReLU`` is an expression)."""
+    import rl_zoo3.utils
+
+    root = re.split(r"\W", text, maxsplit=1)[0]
+    return re.fullmatch(r"[\w./~][\w./:~@+-]*", text) is not None and root not in vars(rl_zoo3.utils)
+
+
+def _check_expression(item: str, text: str, option: str) -> None:
+    try:
+        ast.parse(text, mode="eval")
+    except SyntaxError as error:
+        raise ValueError(f"{option} {item}: the value is neither a word nor a Python expression") from error

@@ -41,7 +41,8 @@ def prepare_train(argv: list[str]) -> list[str]:
     reader.add_argument("--gym-packages", nargs="+", default=[])
     for option in ("--env-kwargs", "--eval-env-kwargs"):
         reader.add_argument(option, nargs="+")
-    taken = argparse.ArgumentParser(prog=reader.prog, add_help=False)
+    # An option given twice counts the last time, so that an abbreviated one, which stays, does no harm.
+    taken = argparse.ArgumentParser(prog=reader.prog, add_help=False, allow_abbrev=False)
     for parser in (reader, taken):
         parser.add_argument("-conf", "--conf-file")
         parser.add_argument("-params", "--hyperparams", nargs="+", default=[])

@@ -27,7 +27,7 @@ def prepare_plot(argv: list[str]) -> list[str]:
     reader = argparse.ArgumentParser(add_help=False)
     reader.add_argument("-a", "--algo", "--algos", nargs="+", default=[])
     reader.add_argument("-f", "--exp-folder", "--exp-folders", nargs="+", default=[])
-    taken = argparse.ArgumentParser(add_help=False)
+    taken = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for parser in (reader, taken):
         parser.add_argument("-e", "--env", nargs="+", default=[])
     given, (_, rest) = reader.parse_known_args(argv)[0], taken.parse_known_args(argv)
@@ -58,7 +58,7 @@ def draw(module: str, name: str) -> Callable[[list[str]], None]:
     """
 
     def run(arguments: list[str]) -> None:
-        parser = argparse.ArgumentParser(add_help=False)
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--figures")
         given, rest = parser.parse_known_args(arguments)
         if asks_for_help(arguments):

@@ -93,7 +93,7 @@ def prepare_enjoy(argv: list[str]) -> list[str]:
     :param argv: arguments as typed
     :raises ValueError: unknown ids
     """
-    return argv if asks_for_help(argv) else _prepared(argv)[1]
+    return argv if asks_for_help(argv) else _prepared(argv)[2]
 
 
 def prepare_video(argv: list[str]) -> list[str]:
@@ -105,28 +105,25 @@ def prepare_video(argv: list[str]) -> list[str]:
     """
     if asks_for_help(argv):
         return argv
-    from rl_zoo3.utils import EnvironmentName, get_latest_run_id
-
-    given, argv = _prepared(argv)
+    given, folder, argv = _prepared(argv)
     argv = _without_packages(argv)
-    name = EnvironmentName(given.env)
-    group = Path(given.folder) / given.algo
-    number = given.exp_id or get_latest_run_id(str(group), name)
-    folder = group / f"{name}_{number}" if number > 0 else group
-    if given.env_kwargs is not None or not (folder / name / "args.yml").exists():
+    if given.env_kwargs is not None or not list(folder.glob("*/args.yml")):
         return argv
     items = [as_item(key, value, str(folder)) for key, value in read_run(folder, given.algo).env_kwargs.items()]
     return [*argv, *(["--env-kwargs", *items] if items else [])]
 
 
-def _prepared(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def _prepared(argv: list[str]) -> tuple[argparse.Namespace, Path, list[str]]:
+    """What was typed, the run's folder, and the arguments to hand on."""
+    from rl_zoo3.utils import EnvironmentName, get_latest_run_id
+
     reader = argparse.ArgumentParser(add_help=False)
     reader.add_argument("--algo", default="ppo")
     reader.add_argument("--env", default="CartPole-v1")
     reader.add_argument("-f", "--folder")
     reader.add_argument("--exp-id", type=int, default=0)
     reader.add_argument("--gym-packages", nargs="+", default=[])
-    taken = argparse.ArgumentParser(add_help=False)
+    taken = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for parser in (reader, taken):
         parser.add_argument("--env-kwargs", nargs="+")
     given, (_, rest) = reader.parse_known_args(argv)[0], taken.parse_known_args(argv)
@@ -136,11 +133,18 @@ def _prepared(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         rest += ["-f", given.folder]
     if given.env_kwargs is not None:
         rest += ["--env-kwargs", *read_items(given.env_kwargs, "--env-kwargs")[1]]
-    return given, rest
+    name, group = EnvironmentName(given.env), Path(given.folder) / given.algo
+    number = given.exp_id or get_latest_run_id(str(group), name)
+    folder = group / f"{name}_{number}" if number > 0 else group
+    if "rl-trained-agents" not in given.folder and not (folder.is_dir() and (number > 0 or given.exp_id < 0)):
+        found = ", ".join(sorted(path.name for path in group.glob("*_*"))) or "none"
+        wanted = f"run {given.exp_id}" if given.exp_id else "run"
+        raise ValueError(f"{group} holds no {wanted} of {given.env}, found {found}")
+    return given, folder, rest
 
 
 def _without_packages(argv: list[str]) -> list[str]:
     """``--gym-packages`` was served by the door; RL-Zoo's recorder does not know it."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--gym-packages", nargs="+")
     return parser.parse_known_args(argv)[1]

@@ -193,6 +193,7 @@ def test_bare_words_are_text_and_expressions_are_not():
         (["train", "--algo", "ogpo", "--env", "PushT-v0"], ["'PushT-v0'", "ogpo/PushT-v0"]),
         (["train", "--algo", "ogpo", "--env", "Pendullum-v1"], ["'Pendullum-v1'", "Pendulum-v1"]),
         (["enjoy", "--algo", "ogpoo", "--env", "ogpo/PushT-v0"], ["'ogpoo'", "ogpo"]),
+        (["enjoy", "--algo", "ogpo", "--env", "ogpo/PushT-v0"], ["logs/ogpo holds no run of ogpo/PushT-v0"]),
         (["record-video", "--algo", "ogpo", "--env", "ogpo/PushT"], ["'ogpo/PushT'", "ogpo/PushT-v0"]),
         (["train", "--algo", "ogpo", "--env", "ogpo/PushT-v0", "-params", "clip_rang:0.1"], ["'clip_rang'", "clip_range"]),
         (["train", "--algo", "sac", "--env", "ogpo/PushT-v0", "-params", "group_size:4"], ["'group_size'", "sac"]),

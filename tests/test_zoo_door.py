@@ -1,12 +1,15 @@
 """The door to RL-Zoo, as users go through it: other processes train, continue, enjoy and plot a quick task."""
 
+import os
 import pathlib
 import subprocess
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from gymnasium import spaces
 from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.results_plotter import ts2xy
 
@@ -39,8 +42,6 @@ def shell(folder, *command):
 
 
 def environment():
-    import os
-
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 
 
@@ -48,7 +49,7 @@ def environment():
 def trained(tmp_path_factory):
     """A folder with the logs of one training run of 640 steps of a task whose episodes have 300."""
     folder = tmp_path_factory.mktemp("zoo")
-    options = ("--eval-freq", 300, "--eval-episodes", 1, "--save-freq", 320, "--save-replay-buffer", "-tb", "tb", "-P")
+    options = ("--eval-freq", 300, "--eval-episodes", 2, "--save-freq", 320, "--save-replay-buffer", "-tb", "tb", "-P")
     run = (*TASK, "-conf", "quick", "-n", 640, "--seed", 1, *options, "-params", *TINY)
     shell(folder, "-m", "ogpo_sb3.zoo", "train", *run)
     return folder
@@ -136,6 +137,39 @@ def test_optimize_two_trials(tmp_path, monkeypatch):
     assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
     assert trials[0].params != trials[1].params
     assert list((tmp_path / "logs" / "ogpo_ca").glob("report_*.csv"))
+
+
+class Sick(gym.Env):
+    """Rewards are no numbers until two environments of it were closed: that of the setup and that of the first trial."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    closed = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), float("nan") if Sick.closed < 2 else 0.0, False, False, {}
+
+    def close(self):
+        Sick.closed += 1
+
+
+def test_a_diverging_trial_is_pruned(tmp_path, monkeypatch):
+    import optuna
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ogpo_sb3.zoo.samplers._SPACE", small_space())
+    if "Sick-v0" not in gym.registry:
+        gym.register("Sick-v0", Sick, max_episode_steps=10)
+    study = ["--n-trials", "2", "--study-name", "s", "--storage", "study.log", "--no-optim-plots", "--n-evaluations", "1"]
+    run = ["--algo", "ogpo", "--env", "Sick-v0", "-conf", "quick", "-n", "60", "--eval-episodes", "1", *study]
+    assert main(["optimize", *run, "-params", "learning_starts:20", "critic_warmup_updates:1"]) == 0
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("study.log"))
+    states = [trial.state.name for trial in optuna.load_study(study_name="s", storage=storage).trials]
+    assert states == ["PRUNED", "COMPLETE"]
 
 
 def small_space():

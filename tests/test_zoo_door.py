@@ -67,6 +67,7 @@ def test_train_counts_environment_steps_everywhere(trained):
     assert sorted(path.name for path in folder.glob("rl_model_*")) == ["rl_model_320_steps.zip", "rl_model_640_steps.zip"]
     steps, _ = ts2xy(load_results(str(folder)), "timesteps")
     assert steps.tolist() == [300, 600]
+    assert load_results(str(folder)).is_success.tolist() == [False, False], "for plot-train -y success"
     assert list((trained / "tb" / "ogpo-PushT-v0" / "OGPOCA_1").glob("events*"))
 
 

@@ -60,6 +60,8 @@ def prepare_train(argv: list[str]) -> list[str]:
     check_settings(given.algo, algorithm, settings, config)
 
     added = _chunking(settings, chunk_size)
+    if given.env in TASKS and "monitor_kwargs" not in settings:  # for plot-train -y success
+        added["monitor_kwargs"] = {"info_keywords": ("is_success",)}
     if "bc_steps" in constructor_keys(algorithm):
         added |= _pretraining(settings, typed, given.env)
     if given.optimize_hyperparameters:

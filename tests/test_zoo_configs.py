@@ -334,7 +334,8 @@ class Wide(gym.Env):
 
 def test_enjoying_allocates_no_buffer(tmp_path):
     """RL-Zoo loads these algorithms with their saved buffer size: 2 million rows of 100 numbers are 800 MB."""
-    model = OGPO("FlowPolicy", Wide(), buffer_size=2_000_000, policy_kwargs=dict(net_arch=[8]), device="cpu")
+    model = OGPO("FlowPolicy", Wide(), buffer_size=10, policy_kwargs=dict(net_arch=[8]), device="cpu")
+    model.buffer_size = 2_000_000
     model.save(tmp_path / "model.zip")
     del model
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

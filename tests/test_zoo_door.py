@@ -177,7 +177,14 @@ def small_space():
     """The search space with networks and update rates that a test can afford."""
     from ogpo_sb3.zoo.samplers import _SPACE
 
-    cheap = {"net_arch": ["small"], "utd_critic": [0.05], "utd_actor": [0.05], "denoising_steps": [2], "best_of_n": [1]}
+    cheap = {
+        "net_arch": ["small"],
+        "utd_critic": [0.05],
+        "utd_actor": [0.05],
+        "n_critics": [2],
+        "denoising_steps": [2],
+        "best_of_n": [1],
+    }
     return {**_SPACE, **{name: ("suggest_categorical", dict(choices=choices)) for name, choices in cheap.items()}}
 
 

@@ -19,7 +19,7 @@ _SPACE: dict[str, tuple[str, dict[str, Any]]] = {
     "clip_range": ("suggest_float", dict(low=1e-3, high=0.3, log=True)),
     "tau": ("suggest_float", dict(low=1e-3, high=0.1, log=True)),
     "actor_tau": ("suggest_float", dict(low=1e-3, high=0.1, log=True)),
-    "utd_critic": ("suggest_categorical", dict(choices=[0.5, 1.0, 2.0, 4.0])),
+    "utd_critic": ("suggest_categorical", dict(choices=[0.5, 1.0, 2.0])),
     "utd_actor": ("suggest_categorical", dict(choices=[0.25, 0.5, 1.0])),
     "best_of_n": ("suggest_categorical", dict(choices=[1, 4, 8])),
     "bc_coef": ("suggest_float", dict(low=0.03, high=3.0, log=True)),
@@ -27,11 +27,13 @@ _SPACE: dict[str, tuple[str, dict[str, Any]]] = {
     "pessimism": ("suggest_categorical", dict(choices=[1.0, 5.0])),
     "slow_tau": ("suggest_float", dict(low=1e-4, high=1e-2, log=True)),
     "net_arch": ("suggest_categorical", dict(choices=["small", "medium", "large", "verybig"])),
+    "n_critics": ("suggest_categorical", dict(choices=[2, 5, 10])),
     "denoising_steps": ("suggest_categorical", dict(choices=[4, 7, 10])),
     "noise_std": ("suggest_float", dict(low=0.02, high=0.3, log=True)),
 }
 _COMMON = ("learning_rate", "critic_learning_rate", "one_minus_gamma", "batch_size_pow", "tau", "actor_tau", "net_arch")
-_OGPO = ("actor_batch_size_pow", "group_size_pow", "clip_range", "utd_critic", "utd_actor", "denoising_steps", "noise_std")
+_OF_THE_POLICY = ("n_critics", "denoising_steps", "noise_std")
+_OGPO = ("actor_batch_size_pow", "group_size_pow", "clip_range", "utd_critic", "utd_actor", *_OF_THE_POLICY)
 _PLUS = ("best_of_n", "bc_coef")
 # Beside what all have. An algorithm that is not listed varies of the common ones those that its constructor takes.
 _OWN: dict[str, tuple[str, ...]] = {
@@ -40,7 +42,6 @@ _OWN: dict[str, tuple[str, ...]] = {
     "ogpo_ca": (*_OGPO, *_PLUS),
     "ogpo_chi2": (*_OGPO, *_PLUS, "chi2_coef", "pessimism", "slow_tau"),
 }
-_OF_THE_POLICY = ("denoising_steps", "noise_std")
 
 
 def sampler_for(name: str) -> Sampler:

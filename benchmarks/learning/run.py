@@ -154,8 +154,8 @@ def _stages(run: dict[str, Any], shared: pathlib.Path, folder: pathlib.Path, com
     results = dict(
         **run,
         command=command,
-        bc=dict(**stages.summarise(cloned.result), updates=cloned.updates, seconds=cloned.seconds),
-        final=dict(**stages.summarise(final), timesteps=model.num_timesteps),
+        bc=dict(**cloned.result.summary(), updates=cloned.updates, seconds=cloned.seconds),
+        final=dict(**final.summary(), timesteps=model.num_timesteps),
         updates=dict(critic=model._n_updates, actor=model._n_actor_updates),
         seconds=cloned.seconds + seconds,
         threads=th.get_num_threads(),
@@ -187,7 +187,7 @@ def _fine_tune(run: dict[str, Any], cloned: stages.Cloned, source: str, folder: 
         for name in ("curve.csv", "training.csv", "calibration.csv"):
             (folder / name).unlink(missing_ok=True)
         # On as many episodes as the rows that follow.
-        append_row(folder / "curve.csv", 0, stages.from_arrays(stages.arrays(cloned.result), run["episodes"]))
+        append_row(folder / "curve.csv", 0, cloned.result.first(run["episodes"]))
         kwargs = algorithm_kwargs(settings)
         if settings.get("offline_ratio", 0) > 0:
             kwargs["demonstrations"] = source

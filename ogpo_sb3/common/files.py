@@ -1,11 +1,14 @@
 """Writing files so that an interruption never leaves half a file or destroys the previous one."""
 
+import fcntl
+import json
 import os
 import pathlib
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 
 def with_suffix(path: str | os.PathLike[str], suffix: str) -> pathlib.Path:
@@ -41,3 +44,38 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """
+    :param path: file, replaced as a whole
+    :param content: what JSON can hold
+    """
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=2).encode())
+
+
+@contextmanager
+def locked(path: pathlib.Path, wait: bool = True, patience: float = 0.0) -> Iterator[None]:
+    """
+    One process at a time; the lock goes with the process, however it ends.
+
+    :param path: lock file
+    :param wait: until it is free
+    :param patience: without ``wait``, seconds to try for
+    :raises RuntimeError: another process has it
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise RuntimeError(
+                        f"{path.parent} is in use by another process: wait for it or choose another --out"
+                    ) from error
+                time.sleep(0.1)
+        yield

@@ -8,8 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.progress import progress
@@ -48,6 +47,14 @@ class EvaluationResult:
         return float(self.returns.mean())
 
     @property
+    def return_interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean return over episodes: the same for the same episodes."""
+        n = len(self.returns)
+        drawn = np.random.default_rng(0).integers(n, size=(2000, n))
+        low, high = np.quantile(self.returns[drawn].mean(axis=1), (0.025, 0.975))
+        return float(low), float(high)
+
+    @property
     def success_rate(self) -> float | None:
         """Share of successful episodes."""
         return None if self.successes is None else float(self.successes.mean())
@@ -69,6 +76,29 @@ class EvaluationResult:
             return None
         return float(self.lengths[self.successes].mean())
 
+    def summary(self) -> dict[str, Any]:
+        """Its numbers, for JSON."""
+        return dict(
+            success=self.success_rate,
+            interval=list(self.success_interval or ()),
+            mean_return=self.mean_return,
+            return_interval=list(self.return_interval),
+            steps_to_success=self.steps_to_success,
+            episodes=len(self.seeds),
+        )
+
+    def as_lists(self) -> dict[str, list[Any] | None]:
+        """Its episodes, for JSON; see :meth:`from_lists`."""
+        values = {name: getattr(self, name) for name in ("seeds", "returns", "lengths", "successes")}
+        return {name: None if value is None else value.tolist() for name, value in values.items()}
+
+    @classmethod
+    def from_lists(cls, content: dict[str, list[Any] | None]) -> "EvaluationResult":
+        """
+        :param content: what :meth:`as_lists` gave
+        """
+        return cls(**{name: None if value is None else np.array(value) for name, value in content.items()})  # type: ignore[arg-type]
+
 
 def evaluate(
     model: Any,
@@ -82,15 +112,17 @@ def evaluate(
     """
     Run episodes on fixed seeds; no random generator of the training is touched.
 
-    :param model: an algorithm of this package
+    :param model: an algorithm of this package, or any of Stable-Baselines3's
     :param env: an id, a function that makes a per-step or chunked environment, one environment, or a vectorised one whose
-        specification is copied; None for the model's own
+        specification is copied (and whose VecNormalize, if it has one, is used); None for the model's own
     :param n_episodes: number of episodes, with the seeds 10 000, 10 001, ...
     :param seeds: the episodes' seeds, in place of ``n_episodes``
     :param n_envs: episodes that run side by side
-    :param sampler: "ode": one ODE sample of the EMA actor per decision from a fresh latent that the episode's seed
-        determines; "behaviour": what rollouts execute (SDE, best of N)
+    :param sampler: "ode": what is deployed: for generative policies one ODE sample of the EMA actor per decision from a fresh
+        latent that the episode's seed determines, for others ``predict(deterministic=True)``; "behaviour": what rollouts
+        execute (SDE, best of N), with draws that also depend on how many episodes run side by side
     :param progress_bar: show progress in episodes
+    :raises ValueError: unknown sampler, no episode, or an environment that does not fit the model
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {SAMPLERS}, found {sampler!r}")
@@ -99,12 +131,15 @@ def evaluate(
         raise ValueError("evaluate() needs at least one episode, found none")
     make, single = _maker(model, env)
     envs = [make() for _ in range(1 if single else min(n_envs, len(seeds)))]
+    normaliser = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else model.get_vec_normalize_env()
+    was_training = model.policy.training
     model.policy.set_training_mode(False)
     records: list[tuple[float, int, bool | None] | None] = [None] * len(seeds)
     devices = [model.device] if model.device.type == "cuda" else []
     with th.random.fork_rng(devices=devices), progress(range(0), "evaluation", len(seeds), progress_bar) as bar:
         th.manual_seed(seeds[0])
-        _run(model, envs, seeds, sampler, records, bar)
+        _run(Deployed(model, sampler, normaliser), envs, seeds, records, bar)
+    model.policy.set_training_mode(was_training)
     if not single:
         for e in envs:
             e.close()
@@ -137,11 +172,53 @@ class _Episode:
         return self.total, self.length, None if success is None else bool(success)
 
 
-def _run(model: Any, envs: list[gym.Env], seeds: list[int], sampler: str, records: list[Any], bar: Any) -> None:
+class Deployed:
+    """
+    Observations of several episodes to their actions.
+
+    A policy whose deployed sampler is more than one ODE sample of its EMA actor (steered, edited, distilled) has a method
+    ``sample_deployed(obs, noise)``: observation tensors and one latent each, (B, D), to scaled actions in [-1, 1], (B, D).
+
+    :param model: see :func:`evaluate`
+    :param sampler: see :func:`evaluate`
+    :param normaliser: of observations
+    """
+
+    def __init__(self, model: Any, sampler: str, normaliser: VecNormalize | None):
+        self.model, self.normaliser = model, normaliser
+        actor = getattr(model.policy, "actor_ema", None)
+        self.sample: Any = getattr(model.policy, "sample_deployed", None if actor is None else actor.sample)
+        self.latents = sampler == "ode" and self.sample is not None
+        self.deterministic = sampler == "ode"
+
+    def __call__(self, observations: list[Any], generators: list[th.Generator]) -> np.ndarray:
+        """
+        :param observations: of the episodes, single
+        :param generators: of their latents
+        :return: actions, one row per episode
+        """
+        if isinstance(observations[0], dict):
+            batch: Any = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
+        else:
+            batch = np.stack(observations)
+        if self.normaliser is not None:
+            batch = self.normaliser.normalize_obs(batch)
+        policy = self.model.policy
+        if not self.latents:
+            return policy.predict(batch, deterministic=self.deterministic)[0]
+        dim = int(np.prod(policy.action_space.shape))
+        noise = th.stack([th.randn(dim, generator=generator) for generator in generators]).to(policy.device)
+        obs, _ = policy.obs_to_tensor(batch)
+        with th.no_grad():
+            scaled = self.sample(obs, noise).cpu().numpy()
+        return policy.unscale_action(scaled.reshape(-1, *policy.action_space.shape))
+
+
+def _run(act: Deployed, envs: list[gym.Env], seeds: list[int], records: list[Any], bar: Any) -> None:
     waiting = list(enumerate(seeds))[::-1]
     running = [_Episode(*waiting.pop(), env) for env in envs if waiting]
     while running:
-        actions = _actions(model, [episode.obs for episode in running], [e.generator for e in running], sampler)
+        actions = act([episode.obs for episode in running], [episode.generator for episode in running])
         going_on = []
         for episode, action in zip(running, actions, strict=True):
             outcome = episode.step(action)
@@ -153,24 +230,6 @@ def _run(model: Any, envs: list[gym.Env], seeds: list[int], sampler: str, record
             if waiting:
                 going_on.append(_Episode(*waiting.pop(), episode.env))
         running = going_on
-
-
-def _actions(model: Any, observations: list[Any], generators: list[th.Generator], sampler: str) -> np.ndarray:
-    if isinstance(observations[0], dict):
-        batch: Any = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
-    else:
-        batch = np.stack(observations)
-    if model.get_vec_normalize_env() is not None:
-        batch = model.get_vec_normalize_env().normalize_obs(batch)
-    policy = model.policy
-    if sampler == "behaviour":
-        return policy.predict(batch, deterministic=False)[0]
-    dim = int(np.prod(policy.action_space.shape))
-    noise = th.stack([th.randn(dim, generator=generator) for generator in generators]).to(policy.device)
-    obs, _ = policy.obs_to_tensor(batch)
-    with th.no_grad():
-        scaled = policy.actor_ema.sample(obs, noise).cpu().numpy()
-    return policy.unscale_action(scaled.reshape(-1, *policy.action_space.shape))
 
 
 def _maker(model: Any, env: Any) -> tuple[Callable[[], gym.Env], bool]:
@@ -211,5 +270,5 @@ def _without_wrappers(spec: Any) -> Any:
 
 
 def _check_space(env: gym.Env, model: Any) -> None:
-    if not isinstance(env.action_space, spaces.Box) or env.action_space != model.action_space:
+    if env.action_space != model.action_space:
         raise ValueError(f"the environment's action space is {env.action_space}, wanted {model.action_space}")

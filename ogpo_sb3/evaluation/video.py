@@ -10,13 +10,14 @@ import numpy as np
 import torch as th
 
 from ogpo_sb3.envs.chunking import chunk_size_of
+from ogpo_sb3.evaluation.rollouts import Deployed
 
 
 def record_episode(
     model: Any, env: gym.Env, seed: int, every: int = 1, max_steps: int | None = None
 ) -> tuple[list[np.ndarray], bool]:
     """
-    One episode of the ODE sampler.
+    One episode of the policy as it is deployed.
 
     :param model: an algorithm of this package
     :param env: per-step environment with ``render_mode="rgb_array"``
@@ -25,16 +26,13 @@ def record_episode(
     :param max_steps: stop after so many environment steps
     :return: frames (H, W, 3) uint8 and whether the episode succeeded
     """
-    policy, chunk_size = model.policy, chunk_size_of(model.action_space)
+    act, chunk_size = Deployed(model, "ode", model.get_vec_normalize_env()), chunk_size_of(model.action_space)
     generator = th.Generator().manual_seed(seed)
     obs, info = env.reset(seed=seed)
     frames: list[np.ndarray] = [np.asarray(env.render())]
     done, steps = False, 0
     while not done:
-        tensor, _ = policy.obs_to_tensor(obs)
-        noise = th.randn(1, int(np.prod(policy.action_space.shape)), generator=generator).to(policy.device)
-        with th.no_grad():
-            chunk = policy.unscale_action(policy.actor_ema.sample(tensor, noise)[0].cpu().numpy())
+        chunk = act([obs], [generator])[0]
         for action in chunk.reshape(chunk_size, *env.action_space.shape):  # type: ignore[misc]
             obs, _, terminated, truncated, info = env.step(action)
             steps += 1

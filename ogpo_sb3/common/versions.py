@@ -1,0 +1,19 @@
+"""What was installed when a result was made."""
+
+import platform
+from importlib import metadata
+
+import ogpo_sb3
+
+PACKAGES = ("torch", "stable-baselines3", "gymnasium", "numpy", "mujoco", "gymnasium-robotics", "gym-pusht", "robosuite")
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a result."""
+    found = {"python": platform.python_version(), "ogpo_sb3": ogpo_sb3.__version__, "machine": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -36,7 +36,7 @@ def spawn(command: list[str], folder: pathlib.Path, threads: int = 1) -> "subpro
         )
 
 
-def end_with_scheduler(every: float = 0.5) -> None:
+def end_with_scheduler(every: float = 0.1) -> None:
     """
     In a run: end when the process that started it is gone, however that ended. Without this a killed scheduler would leave
     runs behind that nothing stops.

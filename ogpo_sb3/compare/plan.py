@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
-
 from ogpo_sb3.common.files import write_json
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.compare import defaults
@@ -18,6 +16,7 @@ from ogpo_sb3.compare.settings import (
     cloning_settings,
     encode,
     env_arguments,
+    environment_spec,
     names_of,
     part,
 )
@@ -239,13 +238,7 @@ def _check_names(algos: Iterable[str], envs: Iterable[str]) -> None:
     for algo in algos:
         check_known("algorithm", algo, ALGORITHMS)
     for env in envs:
-        if ":" in env:  # Gymnasium imports the module, which registers the id
-            try:
-                gym.spec(env)
-                continue
-            except (ImportError, gym.error.Error) as error:
-                raise ValueError(f"environment {env!r} cannot be found: {error}") from error
-        check_known("environment", env, gym.registry)
+        environment_spec(env)
 
 
 def _check_common(common: Mapping[str, Any], algos: Iterable[str], policy: str, env: str) -> None:

@@ -7,6 +7,7 @@ environment; the rest say how policies are cloned. Overriding is then a plain ``
 
 import ast
 import hashlib
+import importlib
 import inspect
 import json
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from ogpo_sb3.common.names import check_known
 from ogpo_sb3.common.schedules import WarmupCosine
 from ogpo_sb3.envs.registry import resolve
 
@@ -84,13 +86,28 @@ def names_of(algorithm: type, policy: str) -> set[str]:
     return (arguments_of(algorithm) - GIVEN) | {f"policy_kwargs.{name}" for name in inner}
 
 
+def environment_spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """
+    :param env_id: registered in Gymnasium, or "module:id", whose module registers it when imported
+    :raises ValueError: there is none; suggests the nearest
+    """
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(f"environment {env_id!r} cannot be found: {error}") from error
+    check_known("environment", name, gym.registry)
+    return gym.spec(name)
+
+
 def env_arguments(env_id: str) -> set[str]:
     """
     Names that an environment's class takes.
 
-    :param env_id: registered in Gymnasium, or "module:id"
+    :param env_id: see :func:`environment_spec`
     """
-    entry = gym.spec(env_id).entry_point
+    entry = environment_spec(env_id).entry_point
     found = inspect.signature(resolve(entry) if isinstance(entry, str) else entry).parameters  # type: ignore[arg-type]
     return set(found) - {"render_mode", "args", "kwargs"}
 

@@ -14,6 +14,7 @@ from ogpo_sb3.evaluation import statistics
 from ogpo_sb3.evaluation.callback import read_rows
 
 THRESHOLDS = (0.5, 0.8, 0.9)
+SCORES = ("final_success", "area_success", "final_return", "area_return")
 MEASURES = {"success": "success_rate", "return": "mean_return"}  # column of curve.csv
 
 
@@ -40,13 +41,12 @@ class Record:
         """What is compared: an algorithm with its fixed or its tuned settings."""
         return label(self.run.algo, self.run.mode)
 
-    def scores(self) -> dict[str, float | None]:
-        """Of a finished run: final success and return, areas under both curves."""
+    def scores(self) -> list[float]:
+        """Of a finished run, ``SCORES``: final success and return, areas under both curves; nan where there is none."""
         assert self.results is not None
         final = self.results["final"]
-        areas = {f"area_{name}": statistics.area(self.curve, column) for name, column in MEASURES.items()}
-        known = {name: None if np.isnan(value) else value for name, value in areas.items()}
-        return {"final_success": final["success"], "final_return": final["mean_return"], **known}
+        success, reward = (statistics.area(self.curve, MEASURES[name]) for name in ("success", "return"))
+        return [np.nan if final["success"] is None else final["success"], success, final["mean_return"], reward]
 
 
 def label(algo: str, mode: str) -> str:
@@ -96,20 +96,12 @@ def summarise(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
     finished = [r for r in records if r.status == "finished"]
     names = contestants(plan)
     tasks = {env: {name: _task(_of(finished, name, env)) for name in contestants(plan, env)} for env in plan.envs}
-    scores = {
-        key: {name: _matrix(plan, finished, name, key) for name in names}
-        for key in ("final_success", "area_success", "final_return")
-    }
+    scores = {name: _matrix(plan, finished, name) for name in names}
     aggregate = {
-        name: dict(
-            runs=len(scores["final_return"][name]),
-            final_success=_triple(statistics.interquartile_mean(scores["final_success"][name])),
-            area_success=_triple(statistics.interquartile_mean(scores["area_success"][name])),
-        )
-        for name in names
+        name: dict(runs=len(by_run), **_estimates(statistics.interquartile_means(by_run))) for name, by_run in scores.items()
     }
     improvement = [
-        dict(x=x, y=y, **{key: _triple(statistics.probability_of_improvement(by[x], by[y])) for key, by in scores.items()})
+        dict(x=x, y=y, **_estimates(statistics.probabilities_of_improvement(scores[x], scores[y])))
         for i, x in enumerate(names)
         for y in names[i + 1 :]
     ]
@@ -122,24 +114,24 @@ def _of(records: Sequence[Record], name: str, env: str) -> list[Record]:
     return [r for r in records if r.contestant == name and r.run.env == env]
 
 
-def _matrix(plan: Plan, finished: Sequence[Record], name: str, key: str) -> np.ndarray:
-    """(runs, tasks) of the seeds that a contestant has finished on every task of the comparison."""
-    by_seed: dict[int, dict[str, float]] = {}
+def _matrix(plan: Plan, finished: Sequence[Record], name: str) -> np.ndarray:
+    """(runs, tasks, scores) of the seeds that a contestant has finished on every task of the comparison."""
+    by_seed: dict[int, dict[str, list[float]]] = {}
     for record in finished:
-        value = record.scores()[key]
-        if record.contestant == name and value is not None:
-            by_seed.setdefault(record.run.seed, {})[record.run.env] = value
+        if record.contestant == name:
+            by_seed.setdefault(record.run.seed, {})[record.run.env] = record.scores()
     complete = [[row[env] for env in plan.envs] for row in by_seed.values() if len(row) == len(plan.envs)]
-    return np.array(complete).reshape(-1, len(plan.envs))
+    return np.array(complete, dtype=float).reshape(-1, len(plan.envs), len(SCORES))
+
+
+def _estimates(found: Sequence[statistics.Estimate]) -> dict[str, list[float | None]]:
+    return {n: [None if np.isnan(v) else v for v in estimate] for n, estimate in zip(SCORES, found, strict=True)}
 
 
 def _task(records: Sequence[Record]) -> dict[str, Any]:
     """One contestant on one task."""
-    scores = [record.scores() for record in records]
-    found: dict[str, Any] = dict(runs=len(records))
-    for key in ("final_success", "area_success", "final_return", "area_return"):
-        values = np.array([[s[key]] for s in scores if s[key] is not None], dtype=float).reshape(-1, 1)
-        found[key] = _triple(statistics.interquartile_mean(values))
+    scores = np.array([record.scores() for record in records], dtype=float).reshape(-1, 1, len(SCORES))
+    found: dict[str, Any] = dict(runs=len(records), **_estimates(statistics.interquartile_means(scores)))
     for key, source in (("bc_success", "success"), ("bc_return", "mean_return")):
         values = np.array([r.results["bc"][source] for r in records if r.results and r.results["bc"][source] is not None])
         found[key] = float(values.mean()) if len(values) else None
@@ -147,8 +139,7 @@ def _task(records: Sequence[Record]) -> dict[str, Any]:
     for threshold in THRESHOLDS:
         steps = [statistics.steps_to(r.curve, MEASURES["success"], threshold) for r in records]
         reached = sorted(s for s in steps if s is not None)
-        # The median over all runs, those that never got there counted as later than any that did.
-        middle = reached[(len(steps) - 1) // 2] if len(reached) > (len(steps) - 1) // 2 else None
+        middle = statistics.median_reached(reached, len(steps))
         found["steps_to"][str(threshold)] = dict(median=middle, reached=len(reached))
     return found
 
@@ -172,7 +163,3 @@ def _cost(records: Sequence[Record]) -> dict[str, Any]:
         peak_mib=max(r["peak_bytes"] for r in results) / 2**20,
         peak_gpu_mib=max(r["peak_gpu_bytes"] for r in results) / 2**20,
     )
-
-
-def _triple(estimate: statistics.Estimate) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in estimate]

@@ -1,8 +1,9 @@
 """What is said about several runs: interquartile means, intervals and probabilities through rliable, areas and thresholds."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,90 +27,84 @@ class Estimate(NamedTuple):
 NOTHING = Estimate(np.nan, np.nan, np.nan)
 
 
-def require_rliable() -> Any:
+def require_rliable() -> None:
     """
-    :return: ``rliable.library``
+    Asked before anything runs, without importing it: it brings pandas and statsmodels.
+
     :raises ImportError: it is not installed
     """
-    try:
-        from rliable import library
-    except ImportError as error:
-        raise ImportError('reports of comparisons need rliable: pip install "ogpo_sb3[compare]"') from error
-    return library
+    if importlib.util.find_spec("rliable") is None:
+        raise ImportError('reports of comparisons need rliable: pip install "ogpo_sb3[compare]"')
 
 
-def interquartile_mean(scores: np.ndarray) -> Estimate:
+def interquartile_means(scores: np.ndarray) -> list[Estimate]:
     """
     IQM over all runs and tasks with the interval of a bootstrap that draws runs anew within each task (rliable).
 
-    :param scores: (runs, tasks)
-    :return: an interval only with two runs or more: drawing one of one says nothing about its spread
+    :param scores: (runs, tasks, measures); a measure with nan has no estimate
+    :return: one per measure; with intervals only where there are two runs or more: drawing one of one says nothing about its
+        spread
     """
-    if scores.size == 0:
-        return NOTHING
-    from rliable import metrics
-
-    value, low, high = _bootstrap([scores], lambda x: np.array([metrics.aggregate_iqm(x)]))
-    return Estimate(float(value[0]), float(low[0]), float(high[0]))
+    return _bootstrap([scores], _iqm)
 
 
-def curve(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Interquartile mean of several runs at each of several points, with intervals as in :func:`interquartile_mean`.
-
-    :param values: (runs, points), nan where a run has not come so far
-    :return: estimates, lower and upper ends (points,); nan where no run has come so far
-    """
-    parts = [np.full(values.shape[1], np.nan) for _ in range(3)]
-    masks = ~np.isnan(values)
-    for mask in np.unique(masks, axis=1).T:
-        if not mask.any():
-            continue
-        columns = (masks == mask[:, None]).all(axis=0)
-        found = _bootstrap([values[mask][:, None, columns]], _iqm_of_points)
-        for whole, piece in zip(parts, found, strict=True):
-            whole[columns] = piece
-    return parts[0], parts[1], parts[2]
-
-
-def _iqm_of_points(x: np.ndarray) -> np.ndarray:
-    """(runs, tasks, points) to (points,): rliable's aggregate_iqm at each point at once."""
+def _iqm(x: np.ndarray) -> np.ndarray:
+    """(runs, tasks, measures) to (measures,): rliable's aggregate_iqm of each, at once."""
     ordered = np.sort(x.reshape(-1, x.shape[-1]), axis=0)
     cut = int(0.25 * len(ordered))
     return ordered[cut : len(ordered) - cut].mean(axis=0)
 
 
-def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> Estimate:
+def curve(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Interquartile mean of several runs at each of several points, with intervals as in :func:`interquartile_means`.
+
+    :param values: (runs, points), nan where a run has not come so far
+    :return: estimates, lower and upper ends (points,); nan where no run has come so far
+    """
+    found = np.full((3, values.shape[1]), np.nan)
+    masks = ~np.isnan(values)
+    for mask in np.unique(masks, axis=1).T:
+        columns = (masks == mask[:, None]).all(axis=0)
+        found[:, columns] = np.array(interquartile_means(values[mask][:, None, columns])).T
+    return found[0], found[1], found[2]
+
+
+def probabilities_of_improvement(x: np.ndarray, y: np.ndarray) -> list[Estimate]:
     """
     Probability that a run of one algorithm is better than one of another on a task, averaged over tasks; ties count half.
 
-    :param x: (runs, tasks) of the one
-    :param y: (runs, tasks) of the other
+    :param x: (runs, tasks, measures) of the one
+    :param y: (runs, tasks, measures) of the other
+    :return: one per measure, see :func:`interquartile_means`
     """
-    if x.size == 0 or y.size == 0:
-        return NOTHING
-    value, low, high = _bootstrap([x, y], lambda a, b: np.array([_improvement(a, b)]))
-    return Estimate(float(value[0]), float(low[0]), float(high[0]))
+    return _bootstrap([x, y], _improvement)
 
 
-def _improvement(x: np.ndarray, y: np.ndarray) -> float:
+def _improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """As rliable's, which asks scipy for each task and is a hundred times slower within a bootstrap."""
-    return float(((x[:, None] > y[None]) + 0.5 * (x[:, None] == y[None])).mean())
+    found: np.ndarray = ((x[:, None] > y[None]) + 0.5 * (x[:, None] == y[None])).mean(axis=(0, 1, 2))
+    return found
 
 
-def _bootstrap(
-    scores: Sequence[np.ndarray], statistic: Callable[..., np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    library = require_rliable()
-    estimate = np.atleast_1d(statistic(*scores))
-    if any(len(s) < 2 for s in scores):
-        return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
-    with _seeded():
-        key = "x" if len(scores) == 1 else "x,y"
-        given = scores[0] if len(scores) == 1 else tuple(scores)
-        _, intervals = library.get_interval_estimates({key: given}, statistic, reps=REPETITIONS)
-    low, high = intervals[key]
-    return estimate, low, high
+def _bootstrap(scores: Sequence[np.ndarray], statistic: Callable[..., np.ndarray]) -> list[Estimate]:
+    measures = scores[0].shape[-1]
+    if any(len(s) == 0 for s in scores):
+        return [NOTHING] * measures
+    known = ~np.any([np.isnan(s).any(axis=(0, 1)) for s in scores], axis=0)
+    scores = [s[..., known] for s in scores]
+    found = np.full((measures, 3), np.nan)
+    found[known, 0] = statistic(*scores)
+    if known.any() and all(len(s) > 1 for s in scores):
+        require_rliable()
+        from rliable import library
+
+        with _seeded():
+            given = scores[0] if len(scores) == 1 else tuple(scores)
+            key = "x" if len(scores) == 1 else "x,y"  # how rliable tells pairs from single ones
+            _, intervals = library.get_interval_estimates({key: given}, statistic, reps=REPETITIONS)
+        found[known, 1:] = intervals[key].T
+    return [Estimate(*map(float, row)) for row in found]
 
 
 @contextmanager
@@ -165,3 +160,15 @@ def steps_to(rows: Sequence[Mapping[str, float]], key: str, threshold: float) ->
     :return: None if there was none
     """
     return next((r["timesteps"] for r in rows if key in r and r[key] >= threshold - 1e-9), None)
+
+
+def median_reached(reached: Sequence[float], runs: int) -> float | None:
+    """
+    Lower median over all runs, where those that never got there count as later than any that did.
+
+    :param reached: steps of those that did, ascending
+    :param runs: number of all
+    :return: None if more than half of them never did
+    """
+    middle = (runs - 1) // 2
+    return reached[middle] if 0 <= middle < len(reached) else None

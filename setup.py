@@ -22,6 +22,8 @@ EXTRAS = {
     "data": ["minari[hdf5]>=0.5.3", "h5py>=3.10", "zarr>=3"],
     "video": ["imageio[ffmpeg]>=2.34"],
     "zoo": ["rl_zoo3[plots]>=2.9,<3", "optuna>=4", "requests", "rliable>=1.2", "tensorboard>=2.16"],
+    "compare": ["rliable>=1.2", "pyyaml"],
+    "ray": ["ray>=2.40"],
     "dev": ["build", "codespell", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff", "types-PyYAML"],
     "benchmark": ["jax>=0.6"],  # one of the contenders of benchmarks/update; the package and its tests do without
     "docs": ["furo", "myst-parser>=4", "sphinx>=7", "sphinx-copybutton"],

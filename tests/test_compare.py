@@ -181,33 +181,38 @@ def test_an_environment_without_data_and_an_algorithm_without_preset_are_refused
     with pytest.raises(ValueError, match="neither shipped demonstrations nor an expert"):
         plan.build(["ogpo"], [REACH], 1, 2000, overrides=dict(learning_starts=10))
     with pytest.raises(ValueError, match="'newcomer' has no preset 'quick'"):
-        defaults.own("quick", "newcomer")
+        defaults.own("quick", "newcomer", "ogpo/PushT-v0")
 
 
 def test_every_preset_of_every_algorithm_is_consistent_on_real_tasks():
+    algos = [algo for algo in ALGORITHMS if algo in defaults.OWN]
+    assert set(defaults.FAMILY) <= set(algos)
     for preset in defaults.PRESETS:
-        planned = plan.build(list(defaults.OWN), ["ogpo/PushT-v0", "ogpo/AdroitHammer-v0"], 2, 100_000, preset=preset)
-        assert len(planned.runs()) == 2 * 2 * len(defaults.OWN) == len({run.name for run in planned.runs()})
+        planned = plan.build(algos, ["ogpo/PushT-v0", "ogpo/AdroitHammer-v0"], 2, 100_000, preset=preset)
+        assert len(planned.runs()) == 2 * 2 * len(algos) == len({run.name for run in planned.runs()})
         assert plan.Plan(**json.loads(json.dumps(vars(planned)))) == planned, "JSON holds all of it"
         for env in planned.envs:
             assert {"policy", "chunk_size", "bc_steps"} <= set(planned.cloning[env])
             for algo in planned.algos:
                 flat = planned.settings[env][algo]["fixed"]
                 assert not set(settings.CLONING) & set(flat) and "best_of_n" not in flat
-    runner.try_out(plan.build(list(defaults.OWN), ["ogpo/PushT-v0"], 1, 100_000))
+                assert ("clip_range" in flat) == (algo in defaults.FAMILY), "others have their own defaults"
+                assert flat["gamma"] == planned.settings[env]["ogpo"]["fixed"]["gamma"]
+    runner.try_out(plan.build(algos, ["ogpo/PushT-v0"], 1, 100_000))
 
 
 def test_settings_of_one_algorithm_and_tuned_ones(demonstrations, tmp_path):
     tuned = tmp_path / "tuned.yml"
     tuned.write_text(f"ogpo:\n  '{REACH}':\n    clip_range: 0.3\n    policy_kwargs:\n      noise_std: 0.4\n")
-    argv = arguments(demonstrations, "ogpo.gamma=0.9", "--tuned", str(tuned))
+    argv = arguments(demonstrations, "ogpo.gamma=0.9", "tau=0.02", "--tuned", str(tuned))
     planned = compare._plan(compare.parser().parse_args(argv))
     assert [(r.algo, r.mode, r.seed) for r in planned.runs()] == [
         *[("ogpo", "fixed", 0), ("ogpo", "tuned", 0), ("ogpo_ca", "fixed", 0)],
         *[("ogpo", "fixed", 1), ("ogpo", "tuned", 1), ("ogpo_ca", "fixed", 1)],
     ]
     ogpo, other = planned.settings[REACH]["ogpo"], planned.settings[REACH]["ogpo_ca"]["fixed"]
-    assert ogpo["fixed"]["gamma"] == ogpo["tuned"]["gamma"] == 0.9 and "gamma" not in other
+    assert other["tau"] == 0.02, "what is set for all wins over a family's preset"
+    assert ogpo["fixed"]["gamma"] == ogpo["tuned"]["gamma"] == 0.9 and other["gamma"] == 0.99
     assert {k: v for k, v in ogpo["tuned"].items() if ogpo["fixed"].get(k) != v} == {
         "clip_range": 0.3,
         "policy_kwargs.noise_std": 0.4,

@@ -77,6 +77,8 @@ def test_any_model_of_the_library():
     ppo = PPO("MlpPolicy", "CartPole-v1", seed=0, device="cpu", n_steps=8, batch_size=8, policy_kwargs=dict(net_arch=[8]))
     result = evaluate(ppo, "CartPole-v1", n_episodes=3)
     assert (result.returns == result.lengths).all() and result.success_rate is None
+    with pytest.raises(ValueError, match="'base' needs a generative policy, found SACPolicy"):
+        evaluate(sac, Distance, n_episodes=1, sampler="base")
     frames, success = record_episode(sac, Shown(Distance()), seed=10_000)
     assert len(frames) == evaluate(sac, Distance, n_episodes=1).lengths[0] + 1 and not success
 
@@ -123,15 +125,16 @@ def test_a_policy_says_how_it_is_deployed():
     model = OGPO("FlowPolicy", Reach(), **KWARGS)
     plain, seen = evaluate(model, Reach, n_episodes=5), []
 
-    def towards(obs, noise):
-        seen.append(noise)
+    def towards(obs, latents):
+        seen.append(latents)
         return (4.0 * (obs[:, 1:] - obs[:, :1])).clamp(-1, 1).repeat(1, 2)
 
-    model.policy.sample_deployed = towards
+    model.policy.decide = towards
     result = evaluate(model, Reach, n_episodes=5)
     assert not equal(result, plain) and result.success_rate > plain.success_rate
+    assert equal(evaluate(model, Reach, n_episodes=5, sampler="base"), plain)
     first = th.randn(2, generator=th.Generator().manual_seed(10_000))
-    assert th.equal(seen[0][0], first), "the latents are the episodes' own"
+    assert th.equal(seen[0][0, 0], first), "the latents are the episodes' own"
 
 
 def test_intervals_and_lists():

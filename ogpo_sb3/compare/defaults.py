@@ -13,10 +13,19 @@ PRESETS: dict[str, Callable[[str], dict[str, Any]]] = {
     "laptop": presets.laptop,
     "paper": presets.paper,
 }
-# In which an algorithm differs from its rivals: never set for all of them.
+# Of a preset, what all algorithms share beside networks, environment and cloning: data, horizon and critics' budget.
+_SHARED = {"chunk_size", "gamma", "batch_size", "buffer_size", "learning_starts", "critic_learning_rate", "utd_critic"}
+# In which the members of a family differ: a preset must not set it for all of them.
 _DEFINING = {"best_of_n", "success_bc", "advantage", "chi2_coef", "kl_coef", "extraction"}
-# By algorithm and preset, what it needs besides the values that all share. An algorithm that is not listed has no presets.
-OWN: dict[str, dict[str, dict[str, Any]]] = {"ogpo": {}, "ogpo_plus": {}, "ogpo_ca": {}, "ogpo_chi2": {}}
+# The presets are OGPO's: its family takes all of them. Others have their own defaults, and by preset what those lack.
+FAMILY = ("ogpo", "ogpo_plus", "ogpo_ca", "ogpo_chi2")
+_ON_POLICY: dict[str, Any] = dict(critic_learning_rate=1e-3, finetuned_steps=None)
+# Rollouts small enough for several updates within a comparison of 20 000 steps.
+_SMALL_ROLLOUTS: dict[str, Any] = dict(n_steps=256, batch_size=128, n_epochs=5, **_ON_POLICY)
+OWN: dict[str, dict[str, dict[str, Any]]] = {
+    **{algo: {} for algo in (*FAMILY, "qc", "expo", "dsrl", "fql", "steer_residual", "pa_rl")},
+    **{a: dict(quick=_SMALL_ROLLOUTS, laptop=_SMALL_ROLLOUTS, paper=_ON_POLICY) for a in ("dppo", "reinflow")},
+}
 _CLONING: dict[str, dict[str, Any]] = {
     "quick": {},
     "laptop": dict(bc_eval_freq=100),  # Door, Hammer and Pen reach clip_bc within a few hundred updates
@@ -33,9 +42,9 @@ def shared(preset: str, env_id: str) -> dict[str, Any]:
     :raises ValueError: unknown preset, or one that does not know the task
     """
     check_known("preset", preset, PRESETS)
-    found = {**CLONING, **_CLONING[preset], **flat(PRESETS[preset](env_id))}
-    for name in (*_DEFINING, "demonstrations"):
-        found.pop(name, None)
+    kept = {name: value for name, value in _flat(preset, env_id).items() if _is_shared(name)}
+    found = {**CLONING, **_CLONING[preset], **kept}
+    found.setdefault("gamma", 0.99)
     if "chunk_size" not in found:
         task = task_of(env_id)
         found["chunk_size"] = task.chunk_size if task is not None else 1
@@ -44,14 +53,27 @@ def shared(preset: str, env_id: str) -> dict[str, Any]:
     return found
 
 
-def own(preset: str, algo: str) -> dict[str, Any]:
+def own(preset: str, algo: str, env_id: str) -> dict[str, Any]:
     """
     Flat settings of one algorithm on top of :func:`shared`.
 
     :param preset: key of ``PRESETS``
     :param algo: zoo id
+    :param env_id: registered task
     :raises ValueError: the algorithm has no presets
     """
     if algo not in OWN:
         raise ValueError(f"algorithm {algo!r} has no preset {preset!r} for comparisons, wanted one of {sorted(OWN)}")
-    return OWN[algo].get(preset, {})
+    if algo not in FAMILY:
+        return OWN[algo].get(preset, {})
+    return {name: value for name, value in _flat(preset, env_id).items() if not (_is_shared(name) or name in _DEFINING)}
+
+
+def _flat(preset: str, env_id: str) -> dict[str, Any]:
+    found = flat(PRESETS[preset](env_id))
+    found.pop("demonstrations", None)  # of the plan, not of an algorithm
+    return found
+
+
+def _is_shared(name: str) -> bool:
+    return name in _SHARED or name in CLONING or name.startswith("policy_kwargs.")

@@ -204,11 +204,10 @@ def build(
         cloning[env] = {name: encode(value) for name, value in cloning_settings(shared).items()}
         settings[env] = {}
         for algo in algos:
-            mine = part(overrides, algo)
-            modes = {"fixed": _resolve(algo, env, shared, {**defaults.own(preset, algo), **mine})}
+            mine, own = part(overrides, algo), {**defaults.own(preset, algo, env), **common}
+            modes = {"fixed": _resolve(algo, env, shared, own, mine)}
             if env in tuned.get(algo, {}):
-                changes = {**defaults.own(preset, algo), **mine, **tuned[algo][env]}
-                modes["tuned"] = _resolve(algo, env, shared, changes)
+                modes["tuned"] = _resolve(algo, env, shared, own, {**mine, **tuned[algo][env]})
             settings[env][algo] = modes
         _check_equal(env, settings[env], policy)
         _check_updates(env, settings[env], steps)
@@ -259,15 +258,17 @@ def _check_taken(algo: str, policy: str, name: str, hint: str = "") -> None:
         raise ValueError(f"{error}{hint}") from error
 
 
-def _resolve(algo: str, env: str, shared: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of an algorithm: of the shared ones those that it takes, and its own."""
+def _resolve(
+    algo: str, env: str, shared: Mapping[str, Any], own: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings of an algorithm: of the shared ones those that it takes, its own, and what the user changes for it alone."""
     policy = shared["policy"]
     for name in changes:
         if name in CLONING or name.startswith("env.") or name in ("chunk_size", "policy"):
             raise ValueError(f"{name} of {algo} on {env} must be the same for all algorithms: give it without the algorithm")
         _check_taken(algo, policy, name)
-    known = names_of(ALGORITHMS[algo], policy) | _HARNESS | {"policy"}
-    taken = {n: v for n, v in shared.items() if (n in known and n not in CLONING) or n.startswith("env.") or n == "chunk_size"}
+    given = names_of(ALGORITHMS[algo], policy) - set(CLONING) | _HARNESS | {"policy", "chunk_size"}
+    taken = {name: value for name, value in {**shared, **own}.items() if name in given or name.startswith("env.")}
     return {name: encode(value) for name, value in {"n_envs": 1, **taken, **changes}.items()}
 
 

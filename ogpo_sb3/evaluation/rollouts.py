@@ -14,7 +14,7 @@ from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.envs.chunking import chunk_size_of
 
-SAMPLERS = ("ode", "behaviour")
+SAMPLERS = ("ode", "behaviour", "base")
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,11 @@ def evaluate(
     :param n_episodes: number of episodes, with the seeds 10 000, 10 001, ...
     :param seeds: the episodes' seeds, in place of ``n_episodes``
     :param n_envs: episodes that run side by side
-    :param sampler: "ode": what is deployed: for generative policies one ODE sample of the EMA actor per decision from a fresh
-        latent that the episode's seed determines, for others ``predict(deterministic=True)``; "behaviour": what rollouts
-        execute (SDE, best of N), with draws that also depend on how many episodes run side by side
+    :param sampler: "ode": what is deployed: a generative policy's ``decide`` from fresh latents per decision that the
+        episode's seed determines (with OGPO one ODE sample of the EMA actor, with other algorithms what they add to it as
+        well), another policy's ``predict(deterministic=True)``; "behaviour": what rollouts execute (SDE, best of N), with
+        draws that also depend on how many episodes run side by side; "base": one ODE sample of the EMA actor with any
+        algorithm
     :param progress_bar: show progress in episodes
     :raises ValueError: unknown sampler, no episode, or an environment that does not fit the model
     """
@@ -176,8 +178,8 @@ class Deployed:
     """
     Observations of several episodes to their actions.
 
-    A policy whose deployed sampler is more than one ODE sample of its EMA actor (steered, edited, distilled) has a method
-    ``sample_deployed(obs, noise)``: observation tensors and one latent each, (B, D), to scaled actions in [-1, 1], (B, D).
+    A policy whose deployed decision is more than one ODE sample of its EMA actor (steered, edited, distilled) has a method
+    ``decide(obs, latents)``: observation tensors and latents (B, n_latents, D) to scaled actions (B, D) in [-1, 1].
 
     :param model: see :func:`evaluate`
     :param sampler: see :func:`evaluate`
@@ -185,11 +187,17 @@ class Deployed:
     """
 
     def __init__(self, model: Any, sampler: str, normaliser: VecNormalize | None):
-        self.model, self.normaliser = model, normaliser
-        actor = getattr(model.policy, "actor_ema", None)
-        self.sample: Any = getattr(model.policy, "sample_deployed", None if actor is None else actor.sample)
-        self.latents = sampler == "ode" and self.sample is not None
-        self.deterministic = sampler == "ode"
+        policy = model.policy
+        self.policy, self.normaliser, self.deterministic = policy, normaliser, sampler == "ode"
+        self.n_latents = getattr(policy, "n_latents", 1) if sampler == "ode" else 1
+        self.decide: Callable[[Any, th.Tensor], th.Tensor] | None = None
+        generative = getattr(policy, "actor_ema", policy)  # on-policy ones have a single actor, in the policy itself
+        if sampler == "ode" and hasattr(policy, "decide"):
+            self.decide = policy.decide
+        elif sampler != "behaviour" and hasattr(generative, "sample"):
+            self.decide = lambda obs, latents: generative.sample(obs, latents[:, 0])
+        elif sampler == "base":
+            raise ValueError(f"sampler 'base' needs a generative policy, found {type(policy).__name__}")
 
     def __call__(self, observations: list[Any], generators: list[th.Generator]) -> np.ndarray:
         """
@@ -203,14 +211,14 @@ class Deployed:
             batch = np.stack(observations)
         if self.normaliser is not None:
             batch = self.normaliser.normalize_obs(batch)
-        policy = self.model.policy
-        if not self.latents:
+        policy = self.policy
+        if self.decide is None:
             return policy.predict(batch, deterministic=self.deterministic)[0]
-        dim = int(np.prod(policy.action_space.shape))
-        noise = th.stack([th.randn(dim, generator=generator) for generator in generators]).to(policy.device)
+        shape = self.n_latents, int(np.prod(policy.action_space.shape))
+        latents = th.stack([th.randn(shape, generator=generator) for generator in generators]).to(policy.device)
         obs, _ = policy.obs_to_tensor(batch)
         with th.no_grad():
-            scaled = self.sample(obs, noise).cpu().numpy()
+            scaled = self.decide(obs, latents).cpu().numpy()
         return policy.unscale_action(scaled.reshape(-1, *policy.action_space.shape))
 
 

@@ -40,7 +40,7 @@ def importable(monkeypatch):
 def arguments(demonstrations, *more, algos=("ogpo", "ogpo_ca"), seeds=2, steps=400, env=REACH):
     return [
         *("--algos", *algos, "--envs", env, "--seeds", str(seeds), "--steps", str(steps), "--eval-freq", "100"),
-        *("--eval-episodes", "4", "--final-episodes", "6", "--jobs", "2", "--out", "out"),
+        *("--eval-episodes", "4", "--final-episodes", "6", "--jobs", "2", "--out", "out", "--preset", "quick"),
         *("--demonstrations", f"{env}={demonstrations}", "--set", *SMALL, *more),
     ]
 
@@ -147,7 +147,8 @@ def test_a_ray_cluster_gives_the_same_numbers(demonstrations, tmp_path, monkeypa
         (dict(env="nowhere:X-v0"), "No module named 'nowhere'"),
         (dict(seeds=0), "--seeds must be at least 1, found 0"),
         (dict(steps=50), "--eval-freq=100 must not exceed --steps=50"),
-        (dict(steps=100, more=["learning_starts=100"]), "would never update: learning_starts=100"),
+        (dict(steps=100, more=["learning_starts=100"]), "would never update its policy: learning_starts=100"),
+        (dict(more=["ogpo.critic_warmup_updates=140"]), "warm-up of 560 steps do not end before --steps=400"),
         (dict(more=["group_sise=4"]), "'group_sise': did you mean group_size"),
         (dict(more=["ogpo.group_sise=4"]), "'group_sise': did you mean group_size"),
         (dict(more=["ogpo.chunk_size=4"]), "chunk_size of ogpo on"),
@@ -179,7 +180,7 @@ def test_inconsistent_plans_are_refused_in_one_line(changed, named, demonstratio
 
 def test_an_environment_without_data_and_an_algorithm_without_preset_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="neither shipped demonstrations nor an expert"):
-        plan.build(["ogpo"], [REACH], 1, 2000, overrides=dict(learning_starts=10))
+        plan.build(["ogpo"], [REACH], 1, 2000, preset="quick")
     with pytest.raises(ValueError, match="'newcomer' has no preset 'quick'"):
         defaults.own("quick", "newcomer", "ogpo/PushT-v0")
 

@@ -84,7 +84,7 @@ def hand_made(out, algos=("ogpo", "ogpo_ca"), envs=(HAMMER, PUSHT), seeds=3, ste
     """A comparison whose runs end where ``ends`` says; the first seed of the last algorithm on Push-T failed."""
     overrides = {algo: {env: {"clip_range": 0.3} for env in envs} for algo in tuned}
     planned = plan.build(
-        list(algos), list(envs), seeds, steps, overrides=dict(learning_starts=10), tuned=overrides, eval_freq=500
+        list(algos), list(envs), seeds, steps, "quick", dict(learning_starts=10), tuned=overrides, eval_freq=500
     )
     planned.write(out)
     for run in planned.runs():
@@ -143,12 +143,15 @@ def test_summary_of_hand_made_runs(tmp_path):
 
 def test_criteria_of_hand_made_runs(tmp_path):
     planned = hand_made(tmp_path, envs=(HAMMER,), tuned=("ogpo_ca",))
-    rows = criteria.table(planned, summary.summarise(planned, summary.collect(planned, tmp_path))["tasks"])
+    tasks = summary.summarise(planned, summary.collect(planned, tmp_path))["tasks"]
+    rows = criteria.table(planned, tasks)
     by_name = {row[0]: row[1:] for row in rows}
     # Tuned ends at 1, fixed at .7 and .2; only one of four dexterous tasks is there.
     assert by_name["Dense/dexterous"] == ["1 of 4", "· ✗", "✓ ✗"]
     assert by_name["Long horizon"] == ["0 of 3", "· ·", "· ·"]
     assert by_name[criteria.EFFICIENCY] == ["1", "· ✗", "✓ ✓"]
+    tasks[HAMMER]["ogpo_ca"]["bc_success"] = 0.9  # the cloned policy was better than the best
+    assert criteria.table(planned, tasks)[-1] == [criteria.EFFICIENCY, "1", "· ✗", "✓ ✗"]
 
 
 class Tables(HTMLParser):
@@ -194,15 +197,15 @@ def test_report_says_the_same_in_both_formats_and_hides_no_failure(tmp_path):
 
 
 def test_a_report_of_nothing_yet(tmp_path):
-    planned = plan.build(["ogpo"], [HAMMER], 1, 2000)
+    planned = plan.build(["ogpo"], [HAMMER], 1, 20_000)
     planned.write(tmp_path)
     make(planned, tmp_path, "command")
     text = (tmp_path / "report.md").read_text()
     assert "0 of 1 runs finished" in text and "| waiting |" in text
     with pytest.raises(ValueError, match="found no file"):
         plan.read(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=r"another plan with .*steps=2000, wanted 3000"):
-        plan.build(["ogpo"], [HAMMER], 1, 3000).write(tmp_path)
+    with pytest.raises(ValueError, match=r"another plan with .*steps=20000, wanted 30000"):
+        plan.build(["ogpo"], [HAMMER], 1, 30_000).write(tmp_path)
 
 
 def test_blocks_are_escaped():

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--first-seed", type=int, default=0, help="seeds are counted from here (default: %(default)s)")
     p.add_argument("--steps", type=float, default=20_000, help="environment steps of every run (default: %(default)s)")
     p.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/compare"), help="folder (default: %(default)s)")
-    p.add_argument("--preset", default="quick", help=f"one of {', '.join(PRESETS)} (default: %(default)s)")
+    p.add_argument("--preset", default="laptop", help=f"one of {', '.join(PRESETS)} (default: %(default)s)")
     p.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="[ALGO.]NAME=VALUE", help="for all algorithms, or for one"
     )

@@ -26,7 +26,8 @@ def table(plan: Plan, tasks: Mapping[str, Mapping[str, Any]]) -> list[list[str]]
 
     A method converges on a criterion where on each of its tasks in the comparison the interquartile mean of final success is
     at least ``CONVERGED``. It is sample-efficient where on every task its area under the success curve is at least
-    ``EFFICIENT`` times the largest area among methods with the same kind of hyperparameters.
+    ``EFFICIENT`` times the largest area among methods with the same kind of hyperparameters, and above the cloned policy's
+    success: none is efficient at making it worse.
 
     :param plan: of the comparison
     :param tasks: see :func:`ogpo_sb3.compare.summary.summarise`
@@ -56,7 +57,7 @@ def _efficient(plan: Plan, tasks: Mapping[str, Mapping[str, Any]], algo: str, mo
     for env, area in own.items():
         best = max(_value(tasks, env, label(other, mode), "area_success") or 0.0 for other in plan.algos)
         assert area is not None
-        if best == 0 or area < EFFICIENT * best:
+        if area < EFFICIENT * best or area <= tasks[env][label(algo, mode)]["bc_success"]:
             return NO
     return YES
 

@@ -146,7 +146,7 @@ def build(
     envs: list[str],
     seeds: int,
     steps: float,
-    preset: str = "quick",
+    preset: str = "laptop",
     overrides: Mapping[str, Any] | None = None,
     tuned: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     demonstrations: Mapping[str, str] | None = None,
@@ -293,9 +293,11 @@ def _check_updates(env: str, by_algo: Mapping[str, Mapping[str, dict[str, Any]]]
     for algo, modes in by_algo.items():
         for mode, settings in modes.items():
             starts, n_envs = settings.get("learning_starts", 0), settings["n_envs"]
-            if isinstance(starts, int | float) and starts >= steps:
+            warmup = settings.get("critic_warmup_updates", 0) / (settings.get("utd_critic") or 1.0)
+            if starts + warmup >= steps:
                 raise ValueError(
-                    f"{algo} ({mode}) on {env} would never update: learning_starts={starts} is not below --steps={steps}"
+                    f"{algo} ({mode}) on {env} would never update its policy: learning_starts={starts} and the critic's "
+                    f"warm-up of {warmup:g} steps do not end before --steps={steps}"
                 )
             if not (isinstance(n_envs, int) and n_envs >= 1):
                 raise ValueError(f"n_envs of {algo} must be an integer of at least 1, found {n_envs!r}")

@@ -51,7 +51,7 @@ def _opening(plan: Plan, records: Sequence[Record], command: str) -> list[Block]
             f"{done} of {len(records)} runs finished. {plan.steps:,} environment steps each, seeds {seeds}, preset "
             f"{plan.preset}. All algorithms of a task and seed start from the same cloned policy. Curves: "
             f"{plan.eval_episodes} episodes every {plan.eval_freq:,} steps; final: {plan.final_episodes} episodes; the same "
-            "evaluation seeds (from 10000) throughout, one ODE sample per decision of policies that generate actions."
+            "evaluation seeds (from 10000) throughout, policies as they are deployed."
         ),
         Text(
             "Numbers are interquartile means over runs with 95 % intervals of a stratified bootstrap over runs (rliable), "
@@ -66,7 +66,10 @@ def _missing(records: Sequence[Record]) -> list[Block]:
     rows = [[r.run.name, r.status, r.error or ""] for r in records if r.status != "finished"]
     if not rows:
         return []
-    text = "These runs are in no number of this report. The same command tries failed ones again and goes on with the others."
+    text = (
+        "These runs are in no table. Curves show unfinished ones as far as they are, and no failed ones. The same command "
+        "tries failed ones again and goes on with the others."
+    )
     return [Heading("Failed and unfinished runs"), Text(text), Table(["run", "status", "reason"], rows)]
 
 
@@ -179,8 +182,8 @@ def _table1(plan: Plan, summary: Mapping[str, Any]) -> list[Block]:
         "Two marks per method, as in Table 1 of arXiv 2605.03065: tuned, then fixed hyperparameters. "
         f"{criteria.YES}: on each of the criterion's tasks in this comparison the interquartile mean of final success is at "
         f"least {criteria.CONVERGED:g}; for {criteria.EFFICIENCY.lower()}: on every task the area under the success curve is "
-        f"at least {criteria.EFFICIENT:g} of the best method's. {criteria.NO}: it is not. {criteria.NOT_RUN}: not all of it "
-        "was run."
+        f"at least {criteria.EFFICIENT:g} of the best method's and above the cloned policy's success. {criteria.NO}: it is "
+        f"not. {criteria.NOT_RUN}: not all of it was run."
     )
     return [Heading("Criteria"), Text(text), Table(["criterion", "tasks", *plan.algos], summary["table1"])]
 

@@ -70,7 +70,7 @@ def test_killed_and_continued_equals_uninterrupted(demonstrations, tmp_path, mon
     monkeypatch.chdir(tmp_path / "killed")
     command = [sys.executable, "-m", "ogpo_sb3.compare", *argv]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list(pathlib.Path("out").glob("runs/*/*/*/checkpoints/*.ckpt")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)

@@ -15,13 +15,14 @@ import gymnasium as gym
 import torch as th
 from ogpo_sb3 import ChunkActionWrapper, evaluate
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
+from ogpo_sb3.compare.callbacks import Heartbeat
 from ogpo_sb3.evaluation.callback import append_row
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 
 from benchmarks.learning import plans, stages
 from benchmarks.learning.settings import algorithm, algorithm_kwargs, check, make_env, make_evaluation_env, parse_assignments
-from benchmarks.learning.watch import Heartbeat, Watch
+from benchmarks.learning.watch import Watch
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Callbacks of a run: evaluation with its diagnostics, and a sign of life."""
+"""Evaluation of a run with its diagnostics."""
 
 import csv
 import pathlib
@@ -8,10 +8,8 @@ from typing import Any
 
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.evaluation import EvaluateCallback, EvaluationResult
-from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.learning.diagnostics import METRICS, calibration, calibration_summary, gradient_shares, training_metrics
-from benchmarks.learning.stages import write_json
 
 DIAGNOSTICS = (
     "replay_q",
@@ -49,26 +47,6 @@ class Watch(EvaluateCallback):
         append(self.folder / "training.csv", FIELDS, [row])
         append(self.folder / "calibration.csv", BIN_FIELDS, [{"timesteps": steps, "bin": i, **b} for i, b in enumerate(bins)])
         return result
-
-
-class Heartbeat(BaseCallback):
-    """
-    Writes how far the run is, every few seconds, for the study's display.
-
-    :param path: file, replaced each time
-    :param total: environment steps of the run
-    :param seconds: between two writes
-    """
-
-    def __init__(self, path: pathlib.Path, total: int, seconds: float = 2.0):
-        super().__init__()
-        self.path, self.total, self.seconds, self._last = path, total, seconds, 0.0
-
-    def _on_step(self) -> bool:
-        if time.monotonic() - self._last >= self.seconds:
-            self._last = time.monotonic()
-            write_json(self.path, dict(stage="fine-tuning", steps=self.model.num_timesteps, total=self.total))
-        return True
 
 
 def append(path: pathlib.Path, fields: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

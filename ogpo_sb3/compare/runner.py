@@ -14,88 +14,28 @@ import pathlib
 import shutil
 import signal
 import sys
-import time
 import traceback
 from typing import Any
 
 import gymnasium as gym
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 
-from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
+from ogpo_sb3.common.checkpoint import checkpoints
 from ogpo_sb3.common.files import atomic_write, locked, write_json
 from ogpo_sb3.common.versions import versions
 from ogpo_sb3.compare import cloning, plan as plans
+from ogpo_sb3.compare.callbacks import Checkpoints, Heartbeat, Watch
 from ogpo_sb3.compare.engines import end_with_scheduler
 from ogpo_sb3.compare.settings import decode, part
 from ogpo_sb3.compare.timing import Timer
 from ogpo_sb3.envs.chunking import ChunkActionWrapper
-from ogpo_sb3.evaluation import EvaluateCallback, EvaluationResult, evaluate
+from ogpo_sb3.evaluation import evaluate
 from ogpo_sb3.evaluation.callback import append_row
 from ogpo_sb3.zoo import ALGORITHMS
 
 PATIENCE = 15.0  # seconds that the processes of a killed scheduler have to notice
-
-
-class Watch(EvaluateCallback):
-    """
-    As :class:`ogpo_sb3.EvaluateCallback`; the time it takes is kept apart.
-
-    :param timer: of the run
-    :param kwargs: as there
-    """
-
-    def __init__(self, timer: Timer, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.timer = timer
-
-    def evaluate(self) -> EvaluationResult:
-        """Evaluate now, log and append."""
-        with self.timer.evaluating():
-            return super().evaluate()
-
-
-class Checkpoints(FullCheckpointCallback):
-    """
-    As :class:`FullCheckpointCallback`; environments are restarted after each one, as they are in a run that goes on from it:
-    a comparison that was interrupted gives the numbers of one that was not.
-
-    :param timer: of the run, saved along
-    :param kwargs: as there
-    """
-
-    def __init__(self, timer: Timer, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.timer = timer
-
-    def _save_if_due(self) -> None:
-        due = self._next
-        super()._save_if_due()
-        if self._next != due:
-            self.timer.save()
-            self.model.restart_env()  # type: ignore[attr-defined]
-
-
-class Heartbeat(BaseCallback):
-    """
-    Writes how far the run is, every few seconds, for the display.
-
-    :param path: file, replaced each time
-    :param total: environment steps of the run
-    :param seconds: between two writes
-    """
-
-    def __init__(self, path: pathlib.Path, total: int, seconds: float = 2.0):
-        super().__init__()
-        self.path, self.total, self.seconds, self._last = path, total, seconds, 0.0
-
-    def _on_step(self) -> bool:
-        if time.monotonic() - self._last >= self.seconds:
-            self._last = time.monotonic()
-            write_json(self.path, dict(stage="fine-tuning", steps=self.model.num_timesteps, total=self.total))
-        return True
 
 
 def make_env(env_id: str, settings: dict[str, Any], seed: int | None = None) -> Any:

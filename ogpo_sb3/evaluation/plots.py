@@ -53,9 +53,10 @@ def plot_curves(
     """
     figure, axes = _figure((5.6 * len(panels), 4.0), len(panels))
     for ax, (label, curves), level in zip(axes, panels, [*before, *[None] * len(panels)], strict=False):
-        for colour, (name, (steps, estimate, low, high, runs)) in zip(COLOURS * 9, curves.items(), strict=False):
+        for i, (name, (steps, estimate, low, high, runs)) in enumerate(curves.items()):
+            colour, style = COLOURS[i % len(COLOURS)], ("-", "--", "-.", ":")[i % 4]  # curves may lie on each other
             thousands = [step / 1000 for step in steps]
-            ax.plot(thousands, estimate, marker="o", markersize=3, color=colour, label=f"{name} ({runs})")
+            ax.plot(thousands, estimate, linestyle=style, marker="o", markersize=3, color=colour, label=f"{name} ({runs})")
             ax.fill_between(thousands, low, high, alpha=0.15, linewidth=0, color=colour)
         if level is not None:
             ax.axhline(level, color="gray", linestyle="--", linewidth=1, label="behaviour cloning")

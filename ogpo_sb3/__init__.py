@@ -3,13 +3,26 @@
 from pathlib import Path
 
 from ogpo_sb3 import presets
+from ogpo_sb3.dppo import DPPO
 from ogpo_sb3.envs.chunking import ChunkActionWrapper
 from ogpo_sb3.envs.registry import register_environments
 from ogpo_sb3.evaluation import EvaluateCallback, evaluate
 from ogpo_sb3.ogpo import OGPO, OGPOCA, OGPOChi2, OGPOPlus
+from ogpo_sb3.reinflow import ReinFlow
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
 register_environments()
 
-__all__ = ["OGPO", "OGPOCA", "ChunkActionWrapper", "EvaluateCallback", "OGPOChi2", "OGPOPlus", "evaluate", "presets"]
+__all__ = [
+    "DPPO",
+    "OGPO",
+    "OGPOCA",
+    "ChunkActionWrapper",
+    "EvaluateCallback",
+    "OGPOChi2",
+    "OGPOPlus",
+    "ReinFlow",
+    "evaluate",
+    "presets",
+]

@@ -1,6 +1,7 @@
 """Networks on observations: normalisation, features, the generative actor and the critic ensemble."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from ogpo_sb3.critics import CriticEnsemble
+from ogpo_sb3.envs.chunking import chunk_size_of
 from ogpo_sb3.gcp import Chain, GenerativeControlPolicy, owners, row_blocks
 
 
@@ -133,7 +135,10 @@ class GCPActor(FeatureModel, BoundedPolicy):
         super().__init__(*args, squash_output=True, **kwargs)
         self.gcp_class, self.gcp_kwargs = gcp_class, gcp_kwargs
         action_dim = get_action_dim(self.action_space)
-        self.gcp = gcp_class(self.features_extractor.features_dim, action_dim, **gcp_kwargs)
+        # Only some networks look at the steps of a chunk.
+        knows_chunks = "chunk_size" in inspect.signature(gcp_class).parameters
+        chunks: dict[str, Any] = dict(chunk_size=chunk_size_of(self.action_space)) if knows_chunks else {}
+        self.gcp = gcp_class(self.features_extractor.features_dim, action_dim, **chunks, **gcp_kwargs)
         # One latent for predict(deterministic=True). A draw, not zeros: zero can lie between the modes.
         self.register_buffer("latent", th.randn(action_dim))
 

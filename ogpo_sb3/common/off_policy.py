@@ -22,7 +22,7 @@ from ogpo_sb3.common.chunked_env import chunk_env, chunk_like
 from ogpo_sb3.common.errors import TrainingDivergedError
 from ogpo_sb3.common.options import check_at_least, check_pretraining, check_shared
 from ogpo_sb3.common.features import GCPActor
-from ogpo_sb3.common.policies import FlowPolicy, GCPPolicy
+from ogpo_sb3.common.policies import DiffusionPolicy, FlowPolicy, GCPPolicy
 from ogpo_sb3.common.precision import check_precision
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.progress import StepProgressBar
@@ -43,7 +43,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
     Arguments are documented in the algorithms.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
     policy: GCPPolicy
     actor: GCPActor
     replay_buffer: ChunkReplayBuffer

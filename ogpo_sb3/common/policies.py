@@ -17,7 +17,7 @@ from torch import nn
 from ogpo_sb3.common.features import BoundedPolicy, ChunkCritic, GCPActor, default_features_extractor, frozen_copy
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.gcp import FlowGCP, GenerativeControlPolicy
+from ogpo_sb3.gcp import DiffusionGCP, FlowGCP, GenerativeControlPolicy
 
 
 class GCPPolicy(BoundedPolicy):
@@ -81,7 +81,8 @@ class GCPPolicy(BoundedPolicy):
         slow_actor: bool = False,
         **gcp_kwargs: Any,
     ):
-        known = set(inspect.signature(self.gcp_class).parameters) - {"features_dim", "action_dim", "net_arch", "activation_fn"}
+        given_by_policy = {"features_dim", "action_dim", "chunk_size", "net_arch", "activation_fn"}
+        known = set(inspect.signature(self.gcp_class).parameters) - given_by_policy
         unknown = sorted(set(gcp_kwargs) - known)
         if unknown:
             raise TypeError(f"policy_kwargs {unknown} are unknown to {type(self).__name__} and {self.gcp_class.__name__}")
@@ -212,14 +213,19 @@ class GCPPolicy(BoundedPolicy):
                 raise ValueError(f"{path} was trained with {name} {saved['data'][name]}, wanted {getattr(self, name)}")
         # Differences that no parameter's shape would betray
         own_data = self._get_constructor_parameters()
-        for name in ("activation_fn", "time_scale", "normalize_observations", "normalize_images"):
-            if saved["data"].get(name) != own_data.get(name):
-                raise ValueError(
-                    f"{path} was trained with {name}={saved['data'].get(name)}, policy_kwargs want {own_data.get(name)}"
-                )
+        defaults = {name: p.default for name, p in inspect.signature(self.gcp_class).parameters.items()}
+        for name in ("activation_fn", "normalize_observations", "normalize_images", *self.gcp_class.trained_for):
+            theirs, ours = (data.get(name, defaults.get(name)) for data in (saved["data"], own_data))
+            if theirs != ours:
+                raise ValueError(f"{path} was trained with {name}={theirs}, policy_kwargs want {ours}")
         prefix = "actor_ema."
         state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
         own = self.actor_ema.state_dict()
+        for part in self.gcp_class.not_cloned:
+            # Nothing was learned of these: a policy that has them begins with its own, another one does without.
+            untrained = {k: v for k, v in own.items() if k.startswith(f"gcp.{part}")}
+            if not untrained or not any(k.startswith(f"gcp.{part}") for k in state):
+                state = {k: v for k, v in state.items() if not k.startswith(f"gcp.{part}")} | untrained
         for name in sorted(own.keys() | state.keys()):
             found = tuple(state[name].shape) if name in state else "nothing"
             wanted = tuple(own[name].shape) if name in own else "nothing"
@@ -254,6 +260,16 @@ class GCPPolicy(BoundedPolicy):
             **self.gcp_kwargs,
         )
         return data
+
+    def sample(self, observation: PyTorchObs, noise: th.Tensor) -> th.Tensor:
+        """
+        Deterministic sampler of the EMA actor: what evaluation runs.
+
+        :param observation: observations (B)
+        :param noise: (B, D) latents
+        :return: (B, D) in [-1, 1]
+        """
+        return self.actor_ema.sample(observation, noise)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
@@ -291,6 +307,12 @@ class FlowPolicy(GCPPolicy):
     """Policy with a flow-matching actor, for Box, image and Dict observations. See :class:`GCPPolicy`."""
 
     gcp_class = FlowGCP
+
+
+class DiffusionPolicy(GCPPolicy):
+    """Policy with a diffusion actor, for Box, image and Dict observations. See :class:`GCPPolicy`."""
+
+    gcp_class = DiffusionGCP
 
 
 def read_policy_file(path: str | os.PathLike[str], device: th.device | str = "cpu") -> dict[str, Any]:

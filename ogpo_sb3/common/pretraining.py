@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
@@ -49,10 +49,13 @@ def adopt_checkpoint(path: str | pathlib.Path, policy_kwargs: dict[str, Any] | N
     return chunk_size_of(saved["action_space"]), {**adopted, **(policy_kwargs or {})}
 
 
-class PretrainingMixin(OffPolicyAlgorithm):
-    """Demonstrations, behaviour cloning and BC checkpoints of :class:`GCPOffPolicyAlgorithm`."""
+class PretrainingMixin(BaseAlgorithm):
+    """Demonstrations, behaviour cloning and BC checkpoints of all algorithms, off-policy and on-policy."""
 
     policy: GCPPolicy
+    gamma: float
+    batch_size: int
+    bc_batch_size: int | None = None  # None: batch_size
     actor_tau: float
     max_grad_norm: float
     bc_steps: int
@@ -162,8 +165,8 @@ class PretrainingMixin(OffPolicyAlgorithm):
         checkpoint_freq: int = 10_000,
     ) -> "PretrainingMixin":
         """
-        Clone the demonstrations by flow matching (OGPO section 2); the result is the EMA actor, which the online actor and
-        the slow actor are set to at the end. Called by ``learn`` where it is due; goes on where it was interrupted.
+        Clone the demonstrations by the policy's own loss (OGPO section 2); the result is the EMA actor, which the online actor
+        and the slow actor are set to at the end. Called by ``learn`` where it is due; goes on where it was interrupted.
 
         :param steps: updates in all; ``bc_steps`` by default
         :param eval_freq: evaluate every so many updates; by default twenty times with ``clip_bc``, else never
@@ -237,7 +240,7 @@ class PretrainingMixin(OffPolicyAlgorithm):
 
     def _bc_update(self, optimizer: th.optim.Optimizer, windows: tuple[Any, np.ndarray, np.ndarray]) -> float:
         observations, actions, weights = windows
-        rows = np.random.randint(len(actions), size=self.batch_size)
+        rows = np.random.randint(len(actions), size=self.bc_batch_size or self.batch_size)
         batch = {k: v[rows] for k, v in observations.items()} if isinstance(observations, dict) else observations[rows]
         obs, _ = self.policy.obs_to_tensor(batch)
         actor = self.policy.actor

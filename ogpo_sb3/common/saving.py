@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import gymnasium as gym
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
@@ -24,18 +25,16 @@ from ogpo_sb3.common.optimization import prepare_optimizer
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.envs.chunking import chunk_size_of
 
-SelfSaving = TypeVar("SelfSaving", bound="SavingMixin")
+SelfSaving = TypeVar("SelfSaving", bound="ModelSavingMixin")
 _FORMAT = 1
 CHECKPOINT_SUFFIX = ".ckpt"
 
 
-class SavingMixin(OffPolicyAlgorithm):
-    """The saving side of :class:`ogpo_sb3.common.off_policy.GCPOffPolicyAlgorithm`."""
+class ModelSavingMixin(BaseAlgorithm):
+    """Saving and loading of an algorithm whose policy is a :class:`ogpo_sb3.common.policies.GCPPolicy`."""
 
     policy: GCPPolicy
-    replay_buffer: ChunkReplayBuffer
     _bc_optimizer_state: Any
-    _captured: dict[Any, Any]
 
     def set_parameters(
         self,
@@ -54,10 +53,9 @@ class SavingMixin(OffPolicyAlgorithm):
         self._prepare_optimizers()
 
     def _prepare_optimizers(self) -> None:
-        """Let the optimisers suit the device; updates recorded with other tensors are forgotten."""
+        """Let the optimisers suit the device."""
         for model in (self.policy.actor, self.policy.critic):
             prepare_optimizer(model.optimizer, self.device)
-        self._captured.clear()
 
     def save(
         self,
@@ -76,35 +74,6 @@ class SavingMixin(OffPolicyAlgorithm):
             return super().save(path, exclude, include)
         with atomic_write(with_suffix(path, ".zip")) as file:
             super().save(file, exclude, include)  # type: ignore[arg-type]
-
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """
-        As SB3's, atomically.
-
-        :param path: file name (".pkl" is added where it has no suffix) or open file
-        """
-        if not isinstance(path, str | pathlib.Path):
-            return super().save_replay_buffer(path)
-        with atomic_write(with_suffix(path, ".pkl")) as file:
-            super().save_replay_buffer(file)  # type: ignore[arg-type]
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """
-        As SB3's.
-
-        :param path: file name or open file
-        :param truncate_last_traj: the environment starts afresh, so that nothing joins the last stored step
-        """
-        super().load_replay_buffer(path, truncate_last_traj)
-        if not isinstance(self.replay_buffer, ChunkReplayBuffer):
-            raise ValueError(f"the replay buffer must be a ChunkReplayBuffer, found {type(self.replay_buffer).__name__}")
-        wanted = chunk_size_of(self.action_space)
-        if self.replay_buffer.chunk_size != wanted:
-            raise ValueError(f"the replay buffer holds chunks of {self.replay_buffer.chunk_size} steps, wanted {wanted}")
-        if self.replay_buffer.gamma != self.gamma:
-            raise ValueError(f"the replay buffer discounts with gamma={self.replay_buffer.gamma}, the model with {self.gamma}")
-        if truncate_last_traj:
-            self.replay_buffer.cut()
 
     @classmethod
     def load(
@@ -141,7 +110,8 @@ class SavingMixin(OffPolicyAlgorithm):
 
     def save_checkpoint(self, path: str | pathlib.Path) -> pathlib.Path:
         """
-        Write the model's zip, its replay buffer with success marks, counters and the state of all random generators.
+        Write the model's zip, its replay buffer (off-policy) with success marks, counters and the state of all random
+        generators.
 
         A run continued from it on a restarted environment equals, bit for bit on a CPU, the run that called
         :meth:`restart_env` at this moment and went on.
@@ -160,8 +130,7 @@ class SavingMixin(OffPolicyAlgorithm):
             archive.writestr("model.zip", model.getvalue())
             archive.writestr("bc_optimizer.pth", optimizer.getvalue())
             archive.writestr("random_state.pkl", pickle.dumps(self._random_state()))
-            with archive.open("replay_buffer.pkl", "w", force_zip64=True) as member:
-                pickle.dump(self.replay_buffer, member, protocol=pickle.HIGHEST_PROTOCOL)
+            self._write_experience(archive)
             if self._vec_normalize_env is not None:
                 archive.writestr("vec_normalize.pkl", pickle.dumps(self._vec_normalize_env))
         return path
@@ -192,22 +161,29 @@ class SavingMixin(OffPolicyAlgorithm):
             if about["algorithm"] != cls.__name__:
                 raise ValueError(f"{path} is a checkpoint of {about['algorithm']}, wanted one of {cls.__name__}")
             model = cls.load(io.BytesIO(archive.read("model.zip")), env=env, device=device, **kwargs)
-            with archive.open("replay_buffer.pkl") as member:
-                model.load_replay_buffer(io.BufferedReader(member), truncate_last_traj=False)  # type: ignore[type-var]
+            model._read_experience(archive)
             model._bc_optimizer_state = th.load(io.BytesIO(archive.read("bc_optimizer.pth")), weights_only=False)
             state = pickle.loads(archive.read("random_state.pkl"))
             normalised = "vec_normalize.pkl" in archive.namelist()
             statistics = pickle.loads(archive.read("vec_normalize.pkl")) if normalised else None
         if env is not None:
-            if model.n_envs != model.replay_buffer.n_envs:
-                raise ValueError(
-                    f"{path} was written with {model.replay_buffer.n_envs} environment(s), found {model.n_envs}: each has its "
-                    "own stream in the replay buffer, pass as many"
-                )
+            model._check_experience(path)
             model._adopt_statistics(statistics, path)
             model.restart_env()
         model._set_random_state(state)
         return model
+
+    def _write_experience(self, archive: zipfile.ZipFile) -> None:
+        """What was collected and is still needed; nothing where updates use it up."""
+
+    def _read_experience(self, archive: zipfile.ZipFile) -> None:
+        """The counterpart of :meth:`_write_experience`."""
+
+    def _check_experience(self, path: pathlib.Path) -> None:
+        """
+        :param path: of the checkpoint
+        :raises ValueError: the environment does not suit what was collected
+        """
 
     def restart_env(self) -> None:
         """
@@ -247,3 +223,59 @@ class SavingMixin(OffPolicyAlgorithm):
         if th.cuda.is_available() and len(state["cuda"]) == th.cuda.device_count():
             th.cuda.set_rng_state_all(state["cuda"])
         self.action_space.np_random.bit_generator.state = state["action_space"]
+
+
+class SavingMixin(ModelSavingMixin, OffPolicyAlgorithm):
+    """The saving side of :class:`ogpo_sb3.common.off_policy.GCPOffPolicyAlgorithm`: with a replay buffer."""
+
+    replay_buffer: ChunkReplayBuffer
+    _captured: dict[Any, Any]
+
+    def _prepare_optimizers(self) -> None:
+        """Let the optimisers suit the device; updates recorded with other tensors are forgotten."""
+        super()._prepare_optimizers()
+        self._captured.clear()
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        As SB3's, atomically.
+
+        :param path: file name (".pkl" is added where it has no suffix) or open file
+        """
+        if not isinstance(path, str | pathlib.Path):
+            return super().save_replay_buffer(path)
+        with atomic_write(with_suffix(path, ".pkl")) as file:
+            super().save_replay_buffer(file)  # type: ignore[arg-type]
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        As SB3's.
+
+        :param path: file name or open file
+        :param truncate_last_traj: the environment starts afresh, so that nothing joins the last stored step
+        """
+        super().load_replay_buffer(path, truncate_last_traj)
+        if not isinstance(self.replay_buffer, ChunkReplayBuffer):
+            raise ValueError(f"the replay buffer must be a ChunkReplayBuffer, found {type(self.replay_buffer).__name__}")
+        wanted = chunk_size_of(self.action_space)
+        if self.replay_buffer.chunk_size != wanted:
+            raise ValueError(f"the replay buffer holds chunks of {self.replay_buffer.chunk_size} steps, wanted {wanted}")
+        if self.replay_buffer.gamma != self.gamma:
+            raise ValueError(f"the replay buffer discounts with gamma={self.replay_buffer.gamma}, the model with {self.gamma}")
+        if truncate_last_traj:
+            self.replay_buffer.cut()
+
+    def _write_experience(self, archive: zipfile.ZipFile) -> None:
+        with archive.open("replay_buffer.pkl", "w", force_zip64=True) as member:
+            pickle.dump(self.replay_buffer, member, protocol=pickle.HIGHEST_PROTOCOL)
+
+    def _read_experience(self, archive: zipfile.ZipFile) -> None:
+        with archive.open("replay_buffer.pkl") as member:
+            self.load_replay_buffer(io.BufferedReader(member), truncate_last_traj=False)  # type: ignore[type-var]
+
+    def _check_experience(self, path: pathlib.Path) -> None:
+        if self.n_envs != self.replay_buffer.n_envs:
+            raise ValueError(
+                f"{path} was written with {self.replay_buffer.n_envs} environment(s), found {self.n_envs}: each has its "
+                "own stream in the replay buffer, pass as many"
+            )

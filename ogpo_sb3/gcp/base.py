@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch as th
 from torch import nn
@@ -43,6 +43,11 @@ class GenerativeControlPolicy(nn.Module, ABC):
         "sum" is the joint log-likelihood of the paper's E.5, for which the clip range must be rescaled
     """
 
+    # Constructor arguments that a network's training has fixed: a BC checkpoint is of no use with others.
+    trained_for: ClassVar[tuple[str, ...]] = ("time_scale",)
+    # Parameters that behaviour cloning does not train, by their names' beginning: a BC checkpoint may lack them.
+    not_cloned: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, features_dim: int, action_dim: int, denoising_steps: int, ratio_norm: str = "mean"):
         super().__init__()
         if denoising_steps < 1:
@@ -71,13 +76,15 @@ class GenerativeControlPolicy(nn.Module, ABC):
         """
 
     @abstractmethod
-    def sample(self, features: th.Tensor, noise: th.Tensor | None = None) -> th.Tensor:
+    def sample(self, features: th.Tensor, noise: th.Tensor | None = None, begin: int = 0, end: int | None = None) -> th.Tensor:
         """
         Deterministic sampler: the same action for the same noise.
 
         :param features: (B, F)
-        :param noise: (B, D) the initial latent; a fresh standard normal draw when None
-        :return: (B, D) in [-1, 1]
+        :param noise: (B, D) the state before step ``begin``: the initial latent; a fresh standard normal draw when None
+        :param begin: first step, in generation order (0 = noisiest)
+        :param end: step to stop before; all K when None
+        :return: (B, D) in [-1, 1]; the unclamped state where it stops early
         """
 
     @abstractmethod
@@ -90,16 +97,32 @@ class GenerativeControlPolicy(nn.Module, ABC):
         """
 
     @abstractmethod
-    def sample_chain(self, features: th.Tensor, n: int = 1) -> Chain:
+    def sample_chain(
+        self, features: th.Tensor, n: int = 1, start: th.Tensor | None = None, begin: int = 0, end: int | None = None
+    ) -> Chain:
         """
         Stochastic sampler that keeps the whole chain.
 
         :param features: (B, F)
         :param n: chains per row of features, adjacent in the result
-        :return: B * n chains
+        :param start: (B * n, D) states before step ``begin``; fresh standard normal draws when None
+        :param begin: first step, in generation order (0 = noisiest)
+        :param end: step to stop before; all K when None
+        :return: B * n chains; parts of chains have end - begin + 1 states, and their ``log_prob`` add up to the whole's
         """
 
     @abstractmethod
+    def transition_log_prob(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor, begin: int = 0) -> th.Tensor:
+        """
+        Log-density of each number that each transition of given chains drew.
+
+        :param condition: (S, C) from :meth:`condition`
+        :param states: (T+1, n, D), the states from before step ``begin`` on
+        :param owner: (n,) row of ``condition`` that each chain belongs to
+        :param begin: step of the first transition
+        :return: (T, n, D) in generation order; zero for deterministic transitions
+        """
+
     def step_log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor) -> th.Tensor:
         """
         Log-density of each transition of given chains, summed over dimensions.
@@ -109,6 +132,7 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :param owner: (n,) row of ``condition`` that each chain belongs to
         :return: (K, n) in generation order (0 = noisiest); zero for deterministic transitions
         """
+        return self.transition_log_prob(condition, states, owner).sum(dim=-1)
 
     def step_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
         """
@@ -141,6 +165,16 @@ class GenerativeControlPolicy(nn.Module, ABC):
         """
         return self.normalise_log_prob(self.step_log_prob(features, states))
 
+    @abstractmethod
+    def entropy(self, condition: th.Tensor, begin: int = 0) -> th.Tensor:
+        """
+        Mean entropy of a number that a stochastic step draws (ReinFlow, arXiv 2505.22094, calls it the entropy rate).
+
+        :param condition: (S, C) from :meth:`condition`
+        :param begin: first step counted
+        :return: (S,), or (1,) where the noise does not depend on the state
+        """
+
     def normalise_log_prob(self, step_log_prob: th.Tensor) -> th.Tensor:
         """
         The one place where a chain's log-likelihood is normalised (sampling and scoring must agree).
@@ -152,17 +186,43 @@ class GenerativeControlPolicy(nn.Module, ABC):
         return total / (self.stochastic_steps * self.action_dim) if self.ratio_norm == "mean" else total
 
 
+def gaussian_log_density(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
+    """
+    Log-density of independent Gaussians, number by number.
+
+    :param x: (..., D)
+    :param mean: (..., D)
+    :param std: broadcastable to (..., D), positive
+    :return: (..., D)
+    """
+    z = (x - mean) / std
+    return -0.5 * z.square() - th.log(std) - _LOG_SQRT_2PI
+
+
 def gaussian_log_prob(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:
     """
-    Log-density of a diagonal Gaussian, summed over the last dimension.
+    Log-density of a diagonal Gaussian: :func:`gaussian_log_density` summed over the last dimension.
 
     :param x: (..., D)
     :param mean: (..., D)
     :param std: broadcastable to (..., D), positive
     :return: (...)
     """
-    z = (x - mean) / std
-    return (-0.5 * z.square() - th.log(std) - _LOG_SQRT_2PI).sum(dim=-1)
+    return gaussian_log_density(x, mean, std).sum(dim=-1)
+
+
+def weighted_mean(error: th.Tensor, weights: th.Tensor | None) -> th.Tensor:
+    """
+    :param error: (B, D)
+    :param weights: (B,) or (B, D), non-negative; None for equal ones
+    :return: scalar, the mean over the weights' sum
+    """
+    if weights is None:
+        return error.mean()
+    if weights.dim() == 1:
+        weights = weights[:, None].expand_as(error)
+    # An all-zero weight (no valid sample) gives a zero loss rather than 0/0.
+    return (weights * error).sum() / weights.sum().clamp_min(1e-8)
 
 
 def owners(n_states: int, n: int, device: th.device) -> th.Tensor:

@@ -1,19 +1,20 @@
 """Flow-matching policy: behaviour cloning, ODE and SDE samplers, chain likelihood."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch as th
-import torch.nn.functional as nnf
 from torch import nn
 
-from ogpo_sb3.gcp.base import Chain, GenerativeControlPolicy, gaussian_log_prob, owners, row_blocks
+from ogpo_sb3.gcp.base import weighted_mean
+from ogpo_sb3.gcp.chains import GaussianChainGCP, Tables
 from ogpo_sb3.gcp.networks import NoiseMLP, VelocityMLP
 
 NOISE_SCHEDULES = ("tapered", "constant", "learned")
 SDE_CORRECTIONS = ("exact", "official", "none")
 
 
-class FlowGCP(GenerativeControlPolicy):
+class FlowGCP(GaussianChainGCP):
     """
     Flow policy on the straight path x_t = (1 - t) x_0 + t a with x_0 ~ N(0, I).
 
@@ -45,7 +46,8 @@ class FlowGCP(GenerativeControlPolicy):
     :param noise_net_arch: hidden layers of the learned noise network
     """
 
-    times: th.Tensor
+    not_cloned: ClassVar[tuple[str, ...]] = ("noise_net.",)
+
     std_table: th.Tensor
     correction_table: th.Tensor
 
@@ -68,21 +70,18 @@ class FlowGCP(GenerativeControlPolicy):
         max_noise_std: float = 0.2,
         noise_net_arch: Sequence[int] = (256, 256),
     ):
-        super().__init__(features_dim, action_dim, denoising_steps, ratio_norm)
+        super().__init__(features_dim, action_dim, denoising_steps, ratio_norm, noise_clip)
         if noise_schedule not in NOISE_SCHEDULES:
             raise ValueError(f"noise_schedule must be one of {NOISE_SCHEDULES}, found {noise_schedule!r}")
         if sde_correction not in SDE_CORRECTIONS:
             raise ValueError(f"sde_correction must be one of {SDE_CORRECTIONS}, found {sde_correction!r}")
         if not noise_std > 0:
             raise ValueError(f"noise_std must be positive (a chain without noise has no likelihood), found {noise_std}")
-        if not noise_clip > 0:
-            raise ValueError(f"noise_clip must be positive, found {noise_clip}")
         if noise_schedule == "constant" and denoising_steps < 2:
             raise ValueError("noise_schedule='constant' has no stochastic step with denoising_steps=1, wanted at least 2")
         self.noise_schedule = noise_schedule
         self.sde_correction = sde_correction
         self.clip_intermediate = clip_intermediate
-        self.noise_clip = noise_clip
 
         self.velocity_net = VelocityMLP(features_dim, action_dim, net_arch, activation_fn, time_embed_dim, time_scale)
         self.noise_net: NoiseMLP | None = None
@@ -107,6 +106,10 @@ class FlowGCP(GenerativeControlPolicy):
         return {"exact": 1.0, "official": 1.0 / self.denoising_steps, "none": 0.0}[self.sde_correction]
 
     @property
+    def network(self) -> VelocityMLP:
+        return self.velocity_net
+
+    @property
     def stochastic_steps(self) -> int:
         return self.denoising_steps - (self.noise_schedule == "constant")
 
@@ -124,21 +127,11 @@ class FlowGCP(GenerativeControlPolicy):
         x0 = th.randn_like(actions)
         t = th.rand(len(actions), device=actions.device, dtype=actions.dtype)
         x_t = th.lerp(x0, actions, t[:, None])
-        error = (self.velocity(features, x_t, t) - (actions - x0)).square()
-        if weights is None:
-            return error.mean()
-        if weights.dim() == 1:
-            weights = weights[:, None].expand_as(error)
-        # An all-zero weight (no valid sample) gives a zero loss rather than 0/0.
-        return (weights * error).sum() / weights.sum().clamp_min(1e-8)
+        return weighted_mean((self.velocity(features, x_t, t) - (actions - x0)).square(), weights)
 
-    def sample(self, features: th.Tensor, noise: th.Tensor | None = None) -> th.Tensor:
-        """ODE sampler (Euler); only the result is clamped. See the base class."""
-        x = self._noise(1, len(features), features)[0] if noise is None else noise
-        condition, time = self.velocity_net.condition(features), self.velocity_net.embed_times(self.times)
-        for step in range(self.denoising_steps):
-            x = x + self.velocity_net(condition, time[step : step + 1], x) / self.denoising_steps
-        return x.clamp(-1.0, 1.0)
+    def _noiseless(self, x: th.Tensor, output: th.Tensor, step: int) -> th.Tensor:
+        """Euler's method for the ODE."""
+        return x + output / self.denoising_steps
 
     # -- the SDE: one drift for sampling and scoring --------------------------------------------------------------
 
@@ -151,14 +144,15 @@ class FlowGCP(GenerativeControlPolicy):
         std = self.noise_net(features.repeat_interleave(steps, dim=0), self.times.repeat(rows))
         return th.cat([condition, std.view(rows, -1)], dim=1)
 
-    def _split(self, condition: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """The velocity network's condition (S, C); standard deviations and correction factors, (K, S, D) or (K, 1, 1)."""
+    def _split(self, condition: th.Tensor) -> tuple[th.Tensor, Tables]:
+        """The velocity network's condition; standard deviations, times and correction factors."""
+        times = self.times[:, None, None]
         if self.noise_net is None:
-            return condition, self.std_table[:, None, None], self.correction_table[:, None, None]
+            return condition, (self.std_table[:, None, None], times, self.correction_table[:, None, None])
         width = condition.shape[1] - self.denoising_steps * self.action_dim
         std = condition[:, width:].unflatten(1, (self.denoising_steps, -1)).transpose(0, 1)
-        correction = self._correction_scale * 0.5 * std.square() / (1.0 - self.times[:, None, None])
-        return condition[:, :width], std, correction
+        correction = self._correction_scale * 0.5 * std.square() / (1.0 - times)
+        return condition[:, :width], (std, times, correction)
 
     def drift(self, x: th.Tensor, v: th.Tensor, t: th.Tensor | float, correction: th.Tensor) -> th.Tensor:
         """
@@ -173,43 +167,5 @@ class FlowGCP(GenerativeControlPolicy):
         mean = x + v / self.denoising_steps + correction * (t * v - x)
         return mean.clamp(-1.0, 1.0) if self.clip_intermediate else mean
 
-    def sample_chain(self, features: th.Tensor, n: int = 1) -> Chain:
-        """SDE sampler. See the base class."""
-        steps, total = self.denoising_steps, len(features) * n
-        condition, std, correction = self._split(self.condition(features))
-        time = self.velocity_net.embed_times(self.times)
-        # Drawn at once, so that the chains do not depend on the size of the blocks.
-        noise = self._noise(steps + 1, total, features)
-        owner = owners(len(features), n, features.device)
-        states, log_probs = [], []
-        for rows in row_blocks(total, features):
-            own = condition[owner[rows]]
-            wide = std.shape[1] > 1  # learned: a value per state
-            block_std, block_correction = (y[:, owner[rows]] if wide else y for y in (std, correction))
-            x = noise[0, rows]
-            chain, log_prob = [x], []
-            for k in range(steps):
-                v = self.velocity_net(own, time[k : k + 1], x)
-                mean = self.drift(x, v, k / steps, block_correction[k])
-                x = mean + block_std[k] * noise[k + 1, rows].clamp(-self.noise_clip, self.noise_clip)
-                chain.append(x)
-                if k < self.stochastic_steps:
-                    log_prob.append(gaussian_log_prob(x, mean, block_std[k]))
-            states.append(th.stack(chain))
-            log_probs.append(self.normalise_log_prob(th.stack(log_prob)))
-        return Chain(th.cat(states, dim=1), th.cat(log_probs))
-
-    def step_log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor) -> th.Tensor:
-        """All transitions in one forward pass over (steps x n) rows. See the base class."""
-        k = self.stochastic_steps
-        condition, std, correction = self._split(condition)
-        if std.shape[1] > 1:
-            std, correction = std[:, owner], correction[:, owner]
-        x, time = states[:k], self.velocity_net.embed_times(self.times[:k])
-        v = self.velocity_net.chains(condition, owner, time, x)
-        mean = self.drift(x, v, self.times[:k, None, None], correction[:k])
-        log_prob = gaussian_log_prob(states[1 : k + 1], mean, std[:k])
-        return nnf.pad(log_prob, (0, 0, 0, self.denoising_steps - k))
-
-    def _noise(self, steps: int, rows: int, like: th.Tensor) -> th.Tensor:
-        return th.randn(steps, rows, self.action_dim, device=like.device, dtype=like.dtype)
+    def _mean(self, x: th.Tensor, output: th.Tensor, *tables: th.Tensor) -> th.Tensor:
+        return self.drift(x, output, *tables)

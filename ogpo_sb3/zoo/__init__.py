@@ -4,13 +4,15 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, OGPOPlus
+from ogpo_sb3 import DPPO, OGPO, OGPOCA, OGPOChi2, OGPOPlus, ReinFlow
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "ogpo": OGPO,
     "ogpo_plus": OGPOPlus,
     "ogpo_ca": OGPOCA,
     "ogpo_chi2": OGPOChi2,
+    "dppo": DPPO,
+    "reinflow": ReinFlow,
 }
 
 

@@ -247,30 +247,31 @@ def walk(**kwargs):
     return make_vec_env(Reach, 4, wrapper_class=ChunkActionWrapper, wrapper_kwargs=dict(chunk_size=2), **kwargs)
 
 
-class TestPretrained:
-    @pytest.fixture(scope="class")
-    def checkpoints(self, tmp_path_factory):
-        """One BC checkpoint per family, by OGPO; Reach in chunks of two."""
-        folder, paths = tmp_path_factory.mktemp("bc"), {}
-        for policy in ("FlowPolicy", "DiffusionPolicy"):
-            kwargs = dict(net_arch=[32, 32], n_critics=2, denoising_steps=5)
-            model = OGPO(
-                policy,
-                ChunkActionWrapper(Monitor(Reach()), 2),
-                demonstrations=reach_demonstrations(),
-                bc_steps=300,
-                bc_learning_rate=2e-3,
-                batch_size=64,
-                device="cpu",
-                seed=0,
-                policy_kwargs=kwargs,
-            )
-            model.pretrain(progress_bar=False)
-            paths[policy] = folder / f"{policy}.zip"
-            model.policy.save(paths[policy])
-            paths[policy + " model"] = model
-        return paths
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """One BC checkpoint per family, by OGPO; Reach in chunks of two."""
+    folder, paths = tmp_path_factory.mktemp("bc"), {}
+    for policy in ("FlowPolicy", "DiffusionPolicy"):
+        kwargs = dict(net_arch=[32, 32], n_critics=2, denoising_steps=5)
+        model = OGPO(
+            policy,
+            ChunkActionWrapper(Monitor(Reach()), 2),
+            demonstrations=reach_demonstrations(),
+            bc_steps=300,
+            bc_learning_rate=2e-3,
+            batch_size=64,
+            device="cpu",
+            seed=0,
+            policy_kwargs=kwargs,
+        )
+        model.pretrain(progress_bar=False)
+        paths[policy] = folder / f"{policy}.zip"
+        model.policy.save(paths[policy])
+        paths[policy + " model"] = model
+    return paths
 
+
+class TestPretrained:
     @pytest.mark.parametrize("algorithm, policy", [(DPPO, "DiffusionPolicy"), (DPPO, "FlowPolicy"), (ReinFlow, "FlowPolicy")])
     def test_the_checkpoint_is_the_policy(self, algorithm, policy, checkpoints):
         """Any of OGPO's checkpoints: chunk size, network and evaluation are its own, whatever the noise."""
@@ -343,20 +344,35 @@ class TestPretrained:
         assert model._n_updates > 0
 
     @pytest.mark.parametrize("algorithm, policy", [(DPPO, "DiffusionPolicy"), (ReinFlow, "FlowPolicy")])
-    def test_improves_a_cloned_policy(self, algorithm, policy, checkpoints):
-        """A policy cloned from shortest walks, with noise that makes it miss: it comes to need fewer steps."""
-        options = dict(
-            learning_rate=1e-3, n_steps=64, batch_size=64, n_epochs=5, gamma=0.95, clip_range=0.1, clip_range_base=0.1
-        )
+    def test_improves_a_cloned_policy(self, algorithm, policy):
+        """Cloned for a moment from four shortest walks, of 2 to 4 steps: it comes to need about half as many steps."""
         noise = dict(min_noise_std=0.3) if algorithm is DPPO else dict(min_noise_std=0.2, max_noise_std=0.4)
-        env = make_vec_env(Reach, 16, seed=0, wrapper_class=ChunkActionWrapper, wrapper_kwargs=dict(chunk_size=2))
-        path = checkpoints[policy]
-        model = algorithm(policy, env, pretrained_policy=path, device="cpu", seed=0, policy_kwargs=noise, **options)
-        chunked = lambda: ChunkActionWrapper(Monitor(Reach()), 2)  # noqa: E731
-        before = evaluate(model, chunked, n_episodes=60, sampler="behaviour").mean_return
-        model.learn(12 * 16 * 64)
-        after = evaluate(model, chunked, n_episodes=60, sampler="behaviour").mean_return
-        assert after > before + 1.0, f"{before} to {after}"
+        model = algorithm(
+            policy,
+            make_vec_env(Reach, 16, seed=0, wrapper_class=ChunkActionWrapper, wrapper_kwargs=dict(chunk_size=2)),
+            demonstrations=reach_demonstrations(4),
+            bc_steps=60,
+            bc_batch_size=64,
+            bc_learning_rate=2e-3,
+            learning_rate=1e-3,
+            n_steps=64,
+            batch_size=64,
+            n_epochs=5,
+            gamma=0.95,
+            clip_range=0.1,
+            clip_range_base=0.1,
+            seed=0,
+            device="cpu",
+            policy_kwargs=dict(net_arch=[32, 32], denoising_steps=5, **noise),
+        ).pretrain(progress_bar=False)
+
+        def mean_return():
+            return evaluate(model, lambda: ChunkActionWrapper(Monitor(Reach()), 2), n_episodes=60).mean_return
+
+        before = mean_return()
+        model.learn(8 * 16 * 64)
+        assert mean_return() > 0.75 * before, f"{before} to {mean_return()}"
+        assert before < -8
 
 
 @pytest.mark.parametrize("algorithm, policy", [(DPPO, "DiffusionPolicy"), (DPPO, "FlowPolicy"), (ReinFlow, "FlowPolicy")])
@@ -374,7 +390,7 @@ def test_reaches_the_optimum_of_a_bandit(algorithm, policy):
         clip_range=0.1,
         clip_range_base=0.1,
         policy_kwargs=dict(net_arch=[32, 32], **noise),
-    ).learn(30 * 256)
+    ).learn(20 * 256)
     actions, _ = model.predict(np.zeros((500, 1), np.float32))
     np.testing.assert_allclose(actions.mean(axis=0), 0.5, atol=0.06)
     assert actions.std(axis=0).max() < 0.2

@@ -184,6 +184,9 @@ class DPPO(GCPOnPolicyAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.clip_schedule = as_schedule(self.clip_range, "clip_range")
+        if self.log_prob_clip is not None:
+            low, high = self.log_prob_clip  # a list where it comes from a file
+            self.log_prob_clip = (low, high)
 
     def chain_log_prob(self, condition: th.Tensor, states: th.Tensor) -> th.Tensor:
         """Per denoising step (F, B), or of the chain (1, B). See the base class."""

@@ -282,7 +282,7 @@ class TestPretrained:
         assert learned == (algorithm is ReinFlow)
         with th.no_grad():
             obs, noise = th.rand(5, 2), th.randn(5, 2)
-            assert th.equal(model.policy.sample(obs, noise), source.policy.sample(obs, noise))
+            assert th.equal(model.policy.decide(obs, noise[:, None]), source.policy.decide(obs, noise[:, None]))
         first, second = (evaluate(m, lambda: ChunkActionWrapper(Monitor(Reach()), 2), n_episodes=8) for m in (model, source))
         assert first.returns.tolist() == second.returns.tolist()
 
@@ -296,7 +296,7 @@ class TestPretrained:
                 kwargs |= dict(net_arch=[32, 32], n_critics=2)
                 back = OGPO(policy, Reach(), pretrained_policy=tmp_path / "tuned.zip", device="cpu", policy_kwargs=kwargs)
                 obs, noise = th.rand(5, 2), th.randn(5, 2)
-                assert th.equal(model.policy.sample(obs, noise), back.policy.sample(obs, noise))
+                assert th.equal(model.policy.decide(obs, noise[:, None]), back.policy.decide(obs, noise[:, None]))
 
     def test_only_the_last_steps_are_tuned(self, checkpoints, tmp_path):
         """The first three of five steps stay those of the BC policy, in rollouts, in evaluation, and after loading."""
@@ -310,7 +310,7 @@ class TestPretrained:
         with th.no_grad():
             early = source.gcp.sample(source.features(obs), noise, end=3)
             late = model.policy.actor.gcp.sample(model.policy.actor.features(obs), early, begin=3)
-            assert th.equal(model.policy.sample(obs, noise), late) and not th.equal(late, source.sample(obs, noise))
+            assert th.equal(model.policy.decide(obs, noise[:, None]), late) and not th.equal(late, source.sample(obs, noise))
             th.manual_seed(0)
             actions, states = model.policy.draw(obs)
             th.manual_seed(0)
@@ -323,7 +323,7 @@ class TestPretrained:
             type(model.policy).load(tmp_path / "policy", device="cpu"),
         ]
         for policy in loaded:
-            assert policy.frozen_steps == 3 and th.equal(policy.sample(obs, noise), late)
+            assert policy.frozen_steps == 3 and th.equal(policy.decide(obs, noise[:, None]), late)
 
     def test_without_a_pretrained_policy_all_steps_are_trained(self):
         assert build(finetuned_steps=2).policy.frozen_steps == 0

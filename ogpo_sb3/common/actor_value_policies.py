@@ -141,19 +141,24 @@ class ActorValuePolicy(GCPPolicy):
         chain = gcp.sample_chain(self.actor_ema.features(obs), start=start, begin=self.frozen_steps)
         return chain.actions, chain.states[: gcp.stochastic_steps - self.frozen_steps + 1]
 
-    def sample(self, observation: PyTorchObs, noise: th.Tensor) -> th.Tensor:
+    def decide(self, observation: PyTorchObs, latents: th.Tensor) -> th.Tensor:
         """Deterministic sampler of the old policy. See the base class."""
+        noise = latents[:, 0]
         if self.frozen_steps:
             assert self.actor_slow is not None
             noise = self.actor_slow.gcp.sample(self.actor_slow.features(observation), noise, end=self.frozen_steps)
         return self.actor_ema.gcp.sample(self.actor_ema.features(observation), noise, begin=self.frozen_steps)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """Deterministic: one sample from the stored latent. Otherwise what rollouts execute: a chain of the old policy."""
+        """Deterministic: :meth:`decide` from the stored latent. Otherwise what rollouts execute, :meth:`explore`."""
         if not deterministic:
-            return self.draw(observation)[0]
+            return self.explore(observation)
         n = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
-        return self.sample(observation, self.actor_ema.latent.expand(n, -1))
+        return self.decide(observation, self.actor_ema.latent.expand(n, 1, -1))
+
+    def explore(self, observation: PyTorchObs) -> th.Tensor:
+        """The action of a chain of the old policy."""
+        return self.draw(observation)[0]
 
     @th.no_grad()
     def renew_old_policy(self) -> None:

@@ -261,15 +261,15 @@ class GCPPolicy(BoundedPolicy):
         )
         return data
 
-    def sample(self, observation: PyTorchObs, noise: th.Tensor) -> th.Tensor:
+    def decide(self, observation: PyTorchObs, latents: th.Tensor) -> th.Tensor:
         """
-        Deterministic sampler of the EMA actor: what evaluation runs.
+        The deployed policy, deterministic given its latents: here one ODE sample of the EMA actor.
 
         :param observation: observations (B)
-        :param noise: (B, D) latents
+        :param latents: (B, 1, D) standard normal
         :return: (B, D) in [-1, 1]
         """
-        return self.actor_ema.sample(observation, noise)
+        return self.actor_ema.sample(observation, latents[:, 0])
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)

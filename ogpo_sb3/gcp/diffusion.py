@@ -130,7 +130,9 @@ class DiffusionGCP(GaussianChainGCP):
         return self.denoiser_net(self.denoiser_net.condition(features), self.denoiser_net.embed_times(t), x)
 
     def bc_loss(self, features: th.Tensor, actions: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
-        """E |eps(s, x_n, n) - e|^2 with x_n = sqrt(abar_n) a + sqrt(1 - abar_n) e, one n per sample. See the base class."""
+        """
+        Squared error of the predicted noise at x_n = sqrt(abar_n) a + sqrt(1 - abar_n) e, one n per sample. See the base class.
+        """
         step = th.randint(self.denoising_steps, (len(actions),), device=actions.device)
         noise = th.randn_like(actions)
         noisy = self.signal_table[step, None] * actions + self.noise_table[step, None] * noise

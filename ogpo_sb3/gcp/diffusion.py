@@ -131,7 +131,7 @@ class DiffusionGCP(GaussianChainGCP):
 
     def bc_loss(self, features: th.Tensor, actions: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
         """
-        Squared error of the predicted noise at x_n = sqrt(abar_n) a + sqrt(1 - abar_n) e, one n per sample. See the base class.
+        Squared error of the predicted noise at x_n = sqrt(abar_n) a + sqrt(1 - abar_n) e, one n per sample; see the base.
         """
         step = th.randint(self.denoising_steps, (len(actions),), device=actions.device)
         noise = th.randn_like(actions)

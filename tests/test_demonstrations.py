@@ -409,7 +409,7 @@ def test_minari_is_never_downloaded(minari_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "error", "sentence"),
     [
-        ("demos.csv", ValueError, r"^demos\.csv: demonstrations are read from \.npz, \.zarr, \.hdf5 and \.h5"),
+        ("demos.csv", ValueError, r"^demos\.csv: demonstrations are read from \.npz, \.zarr, \.hdf5, \.h5 and \.pickle"),
         ("nowhere/demos.npz", FileNotFoundError, r"demos\.npz: there is no such file"),
         ("shipped:pushT", ValueError, "the package ships pusht, kitchen-complete, nothing called 'pushT'"),
     ],

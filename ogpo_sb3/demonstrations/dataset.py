@@ -10,11 +10,16 @@ import numpy as np
 from gymnasium import spaces
 
 from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.demonstrations.lazy import LazyRows, LazyScenes
 
+# Pictures may also be LazyRows, which index as arrays do.
 Observations = np.ndarray | dict[str, np.ndarray]
 
 # Recorded actions can lie a rounding error outside the bounds they were clipped to.
 BOUNDS_TOLERANCE = 1e-3
+
+# Entries of meta that are lists with one item per episode.
+_EPISODE_META = ("reset_seeds", "initial_states")
 
 
 @dataclass
@@ -23,13 +28,18 @@ class DemonstrationSet:
 
     Checked on construction, so a set that exists is consistent.
 
-    :param observations: before each action: array (n, ...) or dictionary of such arrays, float32 or uint8.
+    :param observations: before each action: array (n, ...) or dictionary of such arrays, float32 or uint8. Pictures can be
+        :class:`~ogpo_sb3.demonstrations.lazy.LazyRows`, which stay in their file until they are indexed.
     :param actions: (n, action_dim) float32, one environment step each.
     :param rewards: (n,) float32 of each action, None when unknown.
     :param terminals: (n,) bool, true where the action ended the task (not where a time limit cut it); None when unknown.
     :param episode_ends: (E,) int64, exclusive: episode e is the steps from ``episode_ends[e - 1]`` to ``episode_ends[e]``.
     :param final_observations: (E, ...) the observation after each episode's last action; None when unknown.
     :param successes: (E,) bool, None when unknown.
+    :param states: (n, S) float64, the simulator's state before each action, which the environment's ``set_state`` restores;
+        None when unknown.
+    :param scenes: the simulator's description of each episode's scene (MuJoCo XML), E strings, for engines that build
+        another one at every reset; None when unknown.
     :param meta: anything worth knowing, serialisable as JSON; ``meta["source"]`` names the data in error messages.
     """
 
@@ -40,6 +50,8 @@ class DemonstrationSet:
     terminals: np.ndarray | None = None
     final_observations: Observations | None = None
     successes: np.ndarray | None = None
+    states: np.ndarray | None = None
+    scenes: Sequence[str] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,6 +66,8 @@ class DemonstrationSet:
             self.final_observations = _as_observations(self.final_observations)
         if self.successes is not None:
             self.successes = np.asarray(self.successes, dtype=bool)
+        if self.states is not None:
+            self.states = np.asarray(self.states, dtype=np.float64)
         self.check()
 
     @property
@@ -102,6 +116,10 @@ class DemonstrationSet:
             self._check_array(key, array, self.n_steps, "steps")
         for key, array in self._per_episode():
             self._check_array(key, array, self.n_episodes, "episodes")
+        if self.scenes is not None and len(self.scenes) != self.n_episodes:
+            raise ValueError(
+                f"{self.source}: there are {len(self.scenes)} scenes, wanted one for each of {self.n_episodes} episodes."
+            )
 
     def episode(self, index: int) -> "DemonstrationSet":
         """One episode as a set of its own.
@@ -121,7 +139,7 @@ class DemonstrationSet:
             raise ValueError(f"{self.source}: {n_episodes} episodes wanted, there are {self.n_episodes}.")
         return self.select(range(n_episodes))
 
-    def select(self, episodes: Sequence[int]) -> "DemonstrationSet":
+    def select(self, episodes: Sequence[int] | np.ndarray) -> "DemonstrationSet":
         """Chosen episodes, in the order given.
 
         :param episodes: indices from 0.
@@ -138,7 +156,9 @@ class DemonstrationSet:
             terminals=None if self.terminals is None else self.terminals[rows],
             final_observations=None if self.final_observations is None else _take(self.final_observations, chosen),
             successes=None if self.successes is None else self.successes[chosen],
-            meta=dict(self.meta),
+            states=None if self.states is None else self.states[rows],
+            scenes=_take_scenes(self.scenes, chosen),
+            meta={key: [value[i] for i in chosen] if key in _EPISODE_META else value for key, value in self.meta.items()},
         )
 
     def action_windows(self, chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -179,16 +199,43 @@ class DemonstrationSet:
             )
         else:
             self._check_observation("observations", self.observations, observation_space)
-        self._check_actions(single_action_space)
+        self.check_actions(single_action_space)
+
+    def check_actions(self, space: spaces.Space[Any]) -> None:
+        """Raise a ValueError of one sentence when the actions do not fit an environment.
+
+        :param space: Box of one environment step.
+        """
+        if not isinstance(space, spaces.Box):
+            raise ValueError(f"{self.source}: demonstrations need a Box action space, not {space}.")
+        if self.actions.shape[1:] != space.shape:
+            raise ValueError(
+                f"{self.source}: actions has shape {self.actions.shape}, wanted (steps, {_numbers(space.shape)}) "
+                "for this environment."
+            )
+        outside = (self.actions < space.low - BOUNDS_TOLERANCE) | (self.actions > space.high + BOUNDS_TOLERANCE)
+        if outside.any():
+            row = int(np.argmax(outside.any(axis=1)))
+            raise ValueError(
+                f"{self.source}: actions range from {self.actions.min():.4g} to {self.actions.max():.4g}, outside this "
+                f"environment's bounds {space.low.min():.4g} to {space.high.max():.4g}, first in row {row}."
+            )
 
     def for_space(self, observation_space: spaces.Space[Any]) -> "DemonstrationSet":
-        """Move channel-last images to channel-first where the space has them so, as SB3's VecTransposeImage does.
+        """Bring the observations to the form a model sees.
+
+        Channel-last images move to channel-first where the space has them so, as SB3's VecTransposeImage does. Where the
+        space is one Box and the data a dictionary of which exactly one entry has its shape and kind, that entry is taken.
 
         :param observation_space: what a model sees.
         :return: this set when nothing has to move, else a new one.
         """
 
         def move(observations: Observations) -> Observations:
+            if isinstance(observations, dict) and isinstance(observation_space, spaces.Box):
+                entries = [_channel_first(entry, observation_space.shape) for entry in observations.values()]
+                fitting = [entry for entry in entries if _fits(entry, observation_space)]
+                return fitting[0] if len(fitting) == 1 else observations
             if isinstance(observations, dict):
                 known = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
                 return {k: _channel_first(v, known[k].shape) if k in known else v for k, v in observations.items()}
@@ -211,6 +258,8 @@ class DemonstrationSet:
         if path.suffix != ".npz":
             path = path.with_name(path.name + ".npz")
         arrays: dict[str, Any] = {**dict(self._per_step()), **dict(self._per_episode()), "episode_ends": self.episode_ends}
+        if self.scenes is not None:
+            arrays["scenes"] = np.array([scene.encode() for scene in self.scenes])
         arrays["meta"] = np.array(json.dumps(self.meta))
         with atomic_write(path) as file:
             np.savez_compressed(file, **arrays)
@@ -223,6 +272,8 @@ class DemonstrationSet:
             yield "rewards", self.rewards
         if self.terminals is not None:
             yield "terminals", self.terminals
+        if self.states is not None:
+            yield "states", self.states
 
     def _per_episode(self) -> Iterator[tuple[str, np.ndarray]]:
         if self.final_observations is not None:
@@ -235,6 +286,8 @@ class DemonstrationSet:
             raise ValueError(f"{self.source}: {key} has shape {array.shape}, wanted {length} {unit} along the first axis.")
         if key in ("rewards", "terminals", "successes") and array.ndim != 1:
             raise ValueError(f"{self.source}: {key} has shape {array.shape}, wanted ({length},).")
+        if isinstance(array, LazyRows):
+            return  # checked as it is read
         if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
             row = int(np.argmin(np.isfinite(array).reshape(length, -1).all(axis=1)))
             raise ValueError(f"{self.source}: {key} holds NaN or infinity, first in row {row}.")
@@ -247,35 +300,29 @@ class DemonstrationSet:
         if (array.dtype == np.uint8) != (space.dtype == np.uint8):
             raise ValueError(f"{self.source}: {key} is of type {array.dtype}, wanted {space.dtype} for this environment.")
 
-    def _check_actions(self, space: spaces.Space[Any]) -> None:
-        if not isinstance(space, spaces.Box):
-            raise ValueError(f"{self.source}: demonstrations need a Box action space, not {space}.")
-        if self.actions.shape[1:] != space.shape:
-            raise ValueError(
-                f"{self.source}: actions has shape {self.actions.shape}, wanted (steps, {_numbers(space.shape)}) "
-                "for this environment."
-            )
-        outside = (self.actions < space.low - BOUNDS_TOLERANCE) | (self.actions > space.high + BOUNDS_TOLERANCE)
-        if outside.any():
-            row = int(np.argmax(outside.any(axis=1)))
-            raise ValueError(
-                f"{self.source}: actions range from {self.actions.min():.4g} to {self.actions.max():.4g}, outside this "
-                f"environment's bounds {space.low.min():.4g} to {space.high.max():.4g}, first in row {row}."
-            )
-
 
 def _as_observations(observations: Any) -> Observations:
     """Copy-free where possible: images stay uint8, everything else becomes float32."""
     if isinstance(observations, dict):
         return {str(key): _as_observations(value) for key, value in observations.items()}  # type: ignore[misc]
+    if isinstance(observations, LazyRows):
+        return observations  # type: ignore[return-value]
     array = np.asarray(observations)
     return array if array.dtype == np.uint8 else array.astype(np.float32, copy=False)
 
 
 def _take(observations: Observations, rows: np.ndarray) -> Observations:
     if isinstance(observations, dict):
-        return {key: value[rows] for key, value in observations.items()}
+        return {key: _take(value, rows) for key, value in observations.items()}  # type: ignore[misc]
+    if isinstance(observations, LazyRows):
+        return observations.take(rows)
     return observations[rows]
+
+
+def _take_scenes(scenes: Sequence[str] | None, episodes: np.ndarray) -> Sequence[str] | None:
+    if scenes is None:
+        return None
+    return scenes.take(episodes) if isinstance(scenes, LazyScenes) else [scenes[episode] for episode in episodes]
 
 
 def _items(name: str, observations: Observations) -> Iterator[tuple[str, np.ndarray]]:
@@ -289,9 +336,16 @@ def _items(name: str, observations: Observations) -> Iterator[tuple[str, np.ndar
 
 def _channel_first(array: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
     if array.dtype == np.uint8 and array.ndim == 4 and array.shape[1:] != shape:
+        if isinstance(array, LazyRows):
+            moved_rows = array.channels_first()
+            return moved_rows if moved_rows.shape[1:] == shape else array
         moved = np.moveaxis(array, -1, 1)
         return np.ascontiguousarray(moved) if moved.shape[1:] == shape else array
     return array
+
+
+def _fits(array: np.ndarray, space: spaces.Box) -> bool:
+    return array.shape[1:] == space.shape and (array.dtype == np.uint8) == (space.dtype == np.uint8)
 
 
 def _numbers(shape: tuple[int, ...] | None) -> str:

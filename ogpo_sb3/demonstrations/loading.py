@@ -4,7 +4,8 @@ import importlib
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 import numpy as np
 
@@ -40,13 +41,24 @@ SHIPPED: dict[str, Shipped] = {
 }
 
 
-def load(source: str | Path | DemonstrationSet) -> DemonstrationSet:
+# Suffixes of files, and the module that reads each; the HDF5 layouts are told apart by content.
+_SUFFIXES = (".npz", ".zarr", ".hdf5", ".h5", ".pickle")
+# What can be chosen in a file of episodes, as ``file.hdf5?filter=train&images=agentview``.
+_CHOICES = ("filter", "keys", "images", "observations")
+
+
+def load(source: str | Path | DemonstrationSet, **choices: Any) -> DemonstrationSet:
     """Read demonstrations.
 
-    :param source: path of an ``.npz`` file, a ``.zarr`` directory (diffusion-policy layout) or an ``.hdf5``/``.h5`` file
-        (D4RL layout); ``minari:<id>`` for a local Minari data set; ``shipped:pusht`` or ``shipped:kitchen-complete``. A
-        data set is returned as it is.
+    :param source: path of an ``.npz`` file, a ``.zarr`` directory (diffusion-policy layout), an ``.hdf5``/``.h5`` file
+        (robomimic's, LIBERO's or D4RL's layout) or a DAPG ``.pickle``; the folder of a Minari data set or ``minari:<id>``;
+        ``shipped:pusht`` or ``shipped:kitchen-complete``. A data set is returned as it is. Choices can follow a question mark:
+        ``"lift.hdf5?filter=train&keys=object,robot0_eef_pos"``.
+    :param choices: for robomimic's and LIBERO's layouts: ``filter`` (name of a filter key), ``keys`` (vectors to
+        concatenate), ``images`` (cameras; ``()`` or ``""`` for none), ``observations`` ("recorded" or "states").
     :return: the data set; ``meta["source"]`` is the source.
+    :raises ValueError: a format, key or choice that is not known; the sentence names source, what was found and wanted.
+    :raises FileNotFoundError: there is no such file or local data set.
     """
     if isinstance(source, DemonstrationSet):
         return source
@@ -58,24 +70,66 @@ def load(source: str | Path | DemonstrationSet) -> DemonstrationSet:
         from ogpo_sb3.demonstrations import minari
 
         return minari.read(source.removeprefix("minari:"))
-    path = Path(source).expanduser()
+    path, choices = _parse(source, choices)
     suffix = path.suffix.lower()
-    if suffix not in (".npz", ".zarr", ".hdf5", ".h5"):
+    if path.is_dir() and suffix != ".zarr":
+        from ogpo_sb3.demonstrations import minari
+
+        return minari.read_folder(path)
+    if suffix not in _SUFFIXES:
         raise ValueError(
-            f"{source}: demonstrations are read from .npz, .zarr, .hdf5 and .h5, or from minari:<id> and "
+            f"{source}: demonstrations are read from {', '.join(_SUFFIXES[:-1])} and {_SUFFIXES[-1]}, or from minari:<id> and "
             f"{', '.join(f'shipped:{name}' for name in SHIPPED)}, or from expert:<env id>."
         )
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or directory of demonstrations.")
+    if suffix in (".hdf5", ".h5"):
+        return _read_hdf5(path, choices)
+    if choices:
+        raise ValueError(f"{path}: {', '.join(choices)} can be chosen in robomimic's and LIBERO's files only.")
     if suffix == ".npz":
         return npz.read(path)
     if suffix == ".zarr":
         from ogpo_sb3.demonstrations import zarr
 
         return zarr.read(path)
-    from ogpo_sb3.demonstrations import hdf5
+    from ogpo_sb3.demonstrations import dapg
 
-    return hdf5.read(path)
+    return dapg.read(path)
+
+
+def _parse(source: str | Path, choices: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Path and choices; a question mark that belongs to an existing file's name is left alone."""
+    name, mark, query = str(source).partition("?")
+    path = Path(source).expanduser()
+    if mark and not path.exists():
+        path = Path(name).expanduser()
+        choices = {**{key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}, **choices}
+    for key in choices:
+        if key not in _CHOICES:
+            raise ValueError(f"{path}: what can be chosen is {', '.join(_CHOICES)}, not {key}.")
+    for key in ("keys", "images"):
+        if isinstance(choices.get(key), str):
+            choices = {**choices, key: tuple(entry for entry in choices[key].split(",") if entry)}
+    return path, choices
+
+
+def _read_hdf5(path: Path, choices: dict[str, Any]) -> DemonstrationSet:
+    """Tell the layouts apart: episodes as groups (robomimic, LIBERO) or flat arrays (D4RL)."""
+    from ogpo_sb3.demonstrations import d4rl, libero, robomimic
+
+    with robomimic.opened(path) as file:
+        data = file.get("data")
+        grouped = data is not None and hasattr(data, "keys") and any(hasattr(data[name], "keys") for name in data)
+        is_libero = grouped and libero.is_libero(file, next(iter(data)))
+    if not grouped:
+        if choices:
+            raise ValueError(f"{path}: {', '.join(choices)} can be chosen in robomimic's and LIBERO's files only.")
+        return d4rl.read(path)
+    arguments = {"filter_key" if key == "filter" else key: value for key, value in choices.items()}
+    if is_libero and "observations" not in arguments:
+        return libero.read(path, **arguments)
+    return robomimic.read(path, **arguments)
 
 
 def import_reader(module: str, source: str) -> ModuleType:

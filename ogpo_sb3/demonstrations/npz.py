@@ -12,7 +12,7 @@ from ogpo_sb3.demonstrations.dataset import DemonstrationSet
 # Names that the diffusion-policy data sets use for what this package calls observations and actions.
 _OBSERVATION_NAMES = ("observations", "obs", "state")
 _ACTION_NAMES = ("actions", "action")
-_OPTIONAL = ("rewards", "terminals", "successes")
+_OPTIONAL = ("rewards", "terminals", "successes", "states")
 KNOWN_KEYS = (*_OBSERVATION_NAMES, *_ACTION_NAMES, *_OPTIONAL, "final_observations")
 
 
@@ -20,8 +20,9 @@ def read(path: Path) -> DemonstrationSet:
     """Read an .npz file.
 
     Wanted are ``actions`` (or ``action``), ``episode_ends`` and ``observations`` (or ``obs``, ``state``; or a dictionary
-    as ``observations/<key>``). ``rewards``, ``terminals``, ``successes``, ``final_observations`` and ``meta`` are read
-    where they exist, other arrays are left alone and named in ``meta["ignored"]``.
+    as ``observations/<key>``). ``rewards``, ``terminals``, ``successes``, ``states``, ``scenes``,
+    ``final_observations`` and ``meta`` are read where they exist, other arrays are left alone and named in
+    ``meta["ignored"]``.
 
     :param path: the file.
     :return: its data set.
@@ -56,7 +57,9 @@ def from_arrays(arrays: dict[str, np.ndarray], source: str) -> DemonstrationSet:
         raise _missing(source, ("episode_ends",), arrays)
     ends = arrays.pop("episode_ends")
     final = _observations(arrays, ("final_observations",))
-    optional = {key: arrays.pop(key) for key in _OPTIONAL if key in arrays}
+    optional: dict[str, Any] = {key: arrays.pop(key) for key in _OPTIONAL if key in arrays}
+    if "scenes" in arrays:
+        optional["scenes"] = [scene.decode() for scene in arrays.pop("scenes").tolist()]
     if arrays:
         meta["ignored"] = sorted(arrays)
     return DemonstrationSet(

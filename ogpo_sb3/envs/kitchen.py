@@ -105,6 +105,20 @@ class KitchenEnv(gym.Env):
         observation, _ = self.engine.reset(seed=seed)
         return self._observe(observation["observation"]), {"is_success": False, "n_completed": 0}
 
+    def set_state(self, state: np.ndarray) -> Any:
+        """Restore a recorded state; call ``reset`` before.
+
+        :param state: 59 numbers in the order of an observation, whose sensor noise becomes part of the state.
+        :return: the observation.
+        """
+        state = np.asarray(state, dtype=np.float64)
+        if state.shape != (OBSERVATION_DIM,):
+            raise ValueError(f"Franka Kitchen: a state has the shape ({OBSERVATION_DIM},), not {state.shape}.")
+        engine: Any = self.engine
+        robot = engine.robot_env
+        robot.set_state(np.concatenate([state[:9], state[18:39]]), np.concatenate([state[9:18], state[39:]]))
+        return self._observe(engine._get_obs(robot._get_obs())["observation"])
+
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the arm for one control step (40 simulator steps, 1/12 s).
 
@@ -151,6 +165,18 @@ def subtask_names(subtasks: str | Sequence[str]) -> tuple[str, ...]:
     if unknown or not subtasks:
         raise ValueError(f"The kitchen's subtasks are {', '.join(_GOALS)}; {list(subtasks)} is not a list of them.")
     return tuple(dict.fromkeys(subtasks))
+
+
+def recorded_states(demonstrations: "DemonstrationSet") -> np.ndarray | None:
+    """The states behind recorded observations, for ``KitchenEnv.set_state``.
+
+    :param demonstrations: any set.
+    :return: (n, 59), or None for other observations.
+    """
+    observations = demonstrations.observations
+    if isinstance(observations, dict) or observations.shape[1:] != (OBSERVATION_DIM,):
+        return None
+    return np.asarray(observations, dtype=np.float64)
 
 
 def finished(observations: np.ndarray, subtasks: Sequence[str]) -> np.ndarray:
@@ -215,5 +241,6 @@ def adapt_demonstrations(
         terminals=count == len(names),
         final_observations=np.stack(finals) if known else None,
         successes=success,
+        states=None if demonstrations.states is None else demonstrations.states[kept],
         meta={**demonstrations.meta, "kitchen_subtasks": list(names), "adapted": note},
     )

@@ -121,6 +121,14 @@ class PushTEnv(gym.Env):
             self.engine.render()
         return self._observe(state), reward, success, False, info
 
+    def set_state(self, state: np.ndarray) -> Any:
+        """Restore a recorded state, at rest; call ``reset`` before.
+
+        :param state: pusher x, y, block x, y in pixels, angle in radians, shape (5,).
+        :return: the observation.
+        """
+        return self._observe(self._restore(np.asarray(state, dtype=np.float64)))
+
     def render(self) -> Any:
         """The engine's picture: (680, 680, 3) uint8 for "rgb_array", None for "human"."""
         return None if self.render_mode is None else self.engine.render()
@@ -182,6 +190,20 @@ def decode(observations: np.ndarray) -> np.ndarray:
     observations = np.asarray(observations, dtype=np.float64)
     angle = np.arctan2(observations[..., 4], observations[..., 5]) % (2.0 * np.pi)
     return np.concatenate([(observations[..., :4] + 1.0) * _HALF, angle[..., None]], axis=-1)
+
+
+def recorded_states(demonstrations: "DemonstrationSet") -> np.ndarray | None:
+    """The engine's states behind recorded observations, for ``PushTEnv.set_state``.
+
+    :param demonstrations: raw states, or adapted "state" or "state_image" observations.
+    :return: (n, 5), or None for other observations.
+    """
+    observations = demonstrations.observations
+    if isinstance(observations, dict):
+        observations = observations.get("state", np.empty((0, 0)))
+    if observations.shape[1:] == (5,):
+        return np.asarray(observations, dtype=np.float64)
+    return decode(observations) if observations.shape[1:] == (6,) else None
 
 
 def adapt_demonstrations(

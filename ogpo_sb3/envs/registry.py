@@ -30,6 +30,8 @@ class Task:
     :param expert: dotted path ``module:factory`` of a policy that can collect demonstrations, called with the environment.
     :param adapt_demonstrations: dotted path ``module:function`` that converts published data to this environment's
         conventions, None when they agree already.
+    :param recorded_states: dotted path ``module:function`` that finds the simulator's states in a data set's observations, for
+        replay; None where they cannot be found there.
     :param gamma: recommended discount per environment step.
     :param kwargs: arguments of the environment class that make this task out of it.
     """
@@ -42,6 +44,7 @@ class Task:
     demonstrations: str | None = None
     expert: str | None = None
     adapt_demonstrations: str | None = None
+    recorded_states: str | None = None
     gamma: float = 0.99
     kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -80,6 +83,7 @@ def _kitchen(name: str, demonstrations: str | None = None) -> Task:
         extra="kitchen",
         demonstrations=demonstrations,
         adapt_demonstrations="ogpo_sb3.envs.kitchen:adapt_demonstrations",
+        recorded_states="ogpo_sb3.envs.kitchen:recorded_states",
         gamma=0.99,
         kwargs={"subtasks": name.lower()},
     )
@@ -106,6 +110,7 @@ _ALL = (
         horizon=300,
         demonstrations="shipped:pusht",
         adapt_demonstrations="ogpo_sb3.envs.pusht:adapt_demonstrations",
+        recorded_states="ogpo_sb3.envs.pusht:recorded_states",
         gamma=0.95,
     ),
     _kitchen("Complete", demonstrations="shipped:kitchen-complete"),

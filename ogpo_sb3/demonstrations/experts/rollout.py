@@ -1,6 +1,7 @@
 """Roll an expert out in an environment and keep what it did."""
 
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -8,6 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ogpo_sb3.demonstrations.dataset import DemonstrationSet
+from ogpo_sb3.demonstrations.experts.journal import Journal
+from ogpo_sb3.demonstrations.replay import described
 from ogpo_sb3.envs.registry import TASKS, register_environments, resolve
 
 # More failures than this per wanted success means that the expert does not solve the task, with this noise at least.
@@ -31,6 +34,8 @@ def collect(
     keep_failures: bool = False,
     progress: bool = False,
     env_kwargs: dict[str, Any] | None = None,
+    max_success: int | None = None,
+    work: str | Path | None = None,
 ) -> DemonstrationSet:
     """Demonstrations of a task's expert; every episode stops at its first success.
 
@@ -44,7 +49,12 @@ def collect(
     :param keep_failures: also keep episodes that ran into the time limit.
     :param progress: show a progress bar.
     :param env_kwargs: arguments for ``gym.make``, such as ``{"reward": "dense"}``.
+    :param max_success: keep no more successful episodes than that; the others are failures. Needs ``keep_failures``.
+    :param work: folder in which every attempt is written as it ends; a run with the same arguments goes on from there. None
+        writes nothing.
     :return: the data set; ``meta`` says who made it, how, with which versions, and how often the expert succeeded.
+    :raises ValueError: no expert, arguments out of range, or a folder with another run's attempts.
+    :raises RuntimeError: the expert hardly ever succeeds.
     """
     task = TASKS.get(env_id)
     if task is None or task.expert is None:
@@ -54,49 +64,61 @@ def collect(
         raise ValueError(f"At least one episode must be collected, not {episodes}.")
     if noise < 0.0:
         raise ValueError(f"The noise scale is not negative, but {noise} was given.")
+    if max_success is not None and (max_success < 0 or not keep_failures):
+        raise ValueError(f"max_success={max_success} fills up with failures: it is not negative and needs keep_failures.")
     register_environments()
+    settings = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {}), "seed": seed, "noise": noise}
+    journal = Journal(work, {**settings, "versions": _versions()})
     env = gym.make(env_id, **(env_kwargs or {}))
     expert: Expert = resolve(task.expert)(env)
     kept: list[dict[str, Any]] = []
     attempts = succeeded = 0
     try:
-        with tqdm(total=episodes, desc=env_id, unit="episode", disable=not progress) as bar:
+        with tqdm(total=episodes, desc=env_id, unit="episode", disable=not progress, dynamic_ncols=True) as bar:
             while len(kept) < episodes:
                 if attempts >= ATTEMPTS_PER_EPISODE * episodes:
                     raise RuntimeError(
                         f"The expert of {env_id} succeeded in {succeeded} of {attempts} attempts at noise {noise}: "
-                        f"{episodes} successful episodes are out of reach."
+                        f"{len(kept)} of {episodes} episodes were kept, the others are out of reach."
                     )
-                episode = _roll_out(env, expert, np.random.SeedSequence((seed, attempts)), noise)
+                episode = journal.read(attempts)
+                if episode is None:
+                    episode = _roll_out(env, expert, np.random.SeedSequence((seed, attempts)), noise)
+                    journal.write(attempts, episode)
                 attempts += 1
                 succeeded += episode["success"]
-                if episode["success"] or keep_failures:
+                full = max_success is not None and sum(other["success"] for other in kept) >= max_success
+                if (keep_failures and not episode["success"]) or (episode["success"] and not full):
                     kept.append(episode)
                     bar.update()
                 bar.set_postfix(success=f"{succeeded}/{attempts}")
+        more = described(env)
     finally:
         env.close()
     meta = {
         "source": f"collected with the {expert.source}",
-        "env_id": env_id,
-        "env_kwargs": dict(env_kwargs or {}),
-        "seed": seed,
-        "noise": noise,
+        "generated_by": f"ogpo_sb3 {metadata.version('ogpo_sb3')}",
+        "expert": expert.source,
+        **settings,
         "attempts": attempts,
         "attempts_succeeded": succeeded,
         "success_rate": succeeded / attempts,
         "keep_failures": keep_failures,
         "reset_seeds": [episode["reset_seed"] for episode in kept],
         "versions": _versions(),
+        **more,
     }
+    has_states, has_scenes = ("states" in kept[0], "scene" in kept[0])
     return DemonstrationSet(
         observations=_join([episode["observations"] for episode in kept]),
         actions=np.concatenate([episode["actions"] for episode in kept]),
         episode_ends=np.cumsum([len(episode["actions"]) for episode in kept]),
         rewards=np.concatenate([episode["rewards"] for episode in kept]),
         terminals=np.concatenate([episode["terminals"] for episode in kept]),
-        final_observations=_join([[episode["final_observation"]] for episode in kept]),
+        final_observations=_join([episode["final_observation"] for episode in kept]),
         successes=np.array([episode["success"] for episode in kept]),
+        states=np.concatenate([episode["states"] for episode in kept]) if has_states else None,
+        scenes=[episode["scene"] for episode in kept] if has_scenes else None,
         meta=meta,
     )
 
@@ -107,33 +129,45 @@ def _roll_out(env: gym.Env[Any, Any], expert: Expert, seeds: np.random.SeedSeque
     reset_seed = int(start.generate_state(1)[0])
     rng = np.random.default_rng(stream)
     observation, _ = env.reset(seed=reset_seed)
-    observations, actions, rewards, terminals = [], [], [], []
+    unwrapped: Any = env.unwrapped
+    observations, actions, rewards, terminals, states = [], [], [], [], []
+    # A robosuite task builds a scene of its own at every reset: state and scene together restore it anywhere.
+    scene = {"scene": unwrapped.robosuite.sim.model.get_xml()} if hasattr(unwrapped, "robosuite") else {}
     done = success = False
     while not (done or success):
         action = expert.act(observation, rng, noise)
         observations.append(observation)
+        if scene:
+            states.append(unwrapped.state)
         observation, reward, terminated, truncated, info = env.step(action)
         actions.append(action)
         rewards.append(reward)
         terminals.append(terminated)
         done, success = terminated or truncated, bool(info["is_success"])
     return {
-        "observations": observations,
+        "observations": _stack(observations),
         "actions": np.stack(actions),
         "rewards": np.array(rewards, dtype=np.float32),
         "terminals": np.array(terminals),
-        "final_observation": observation,
+        "final_observation": _stack([observation]),
         "success": success,
         "reset_seed": reset_seed,
+        **scene,
+        **({"states": np.stack(states)} if states else {}),
     }
 
 
-def _join(parts: list[list[Any]]) -> Any:
-    """Stack lists of observations, entry by entry where they are dictionaries."""
-    flat = [observation for part in parts for observation in part]
-    if isinstance(flat[0], dict):
-        return {key: np.stack([observation[key] for observation in flat]) for key in flat[0]}
-    return np.stack(flat)
+def _stack(observations: list[Any]) -> Any:
+    """Entry by entry where they are dictionaries."""
+    if isinstance(observations[0], dict):
+        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
+def _join(parts: list[Any]) -> Any:
+    if isinstance(parts[0], dict):
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return np.concatenate(parts)
 
 
 def _versions() -> dict[str, str]:

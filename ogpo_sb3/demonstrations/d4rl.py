@@ -1,10 +1,13 @@
 """Read .hdf5 files as D4RL lays them out: flat arrays of steps, episodes marked by ``terminals`` and ``timeouts``."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ogpo_sb3.demonstrations.dataset import DemonstrationSet
+from ogpo_sb3.demonstrations.robomimic import opened
+from ogpo_sb3.envs.adroit import STATE_PARTS
 
 _REQUIRED = ("observations", "actions")
 _OPTIONAL = ("rewards", "terminals", "timeouts", "next_observations")
@@ -19,18 +22,12 @@ def read(path: Path) -> DemonstrationSet:
     :param path: the file.
     :return: its data set.
     """
-    from ogpo_sb3.demonstrations.loading import import_reader
-
-    h5py = import_reader("h5py", str(path))
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path} is not a readable HDF5 file ({error}).") from error
-    with file:
+    with opened(path) as file:
         for key in _REQUIRED:
-            if not isinstance(file.get(key), h5py.Dataset):
+            if not hasattr(file.get(key), "dtype"):  # absent, or a group
                 raise ValueError(f"{path}: the key {key} is missing, found {sorted(file.keys())}.")
         arrays = {key: file[key][()] for key in (*_REQUIRED, *_OPTIONAL) if key in file}
+        states = _states(file)
     n_steps = len(arrays["actions"])
     flags = {key: arrays[key].reshape(-1).astype(bool) for key in ("terminals", "timeouts") if key in arrays}
     for key, flag in flags.items():
@@ -51,5 +48,14 @@ def read(path: Path) -> DemonstrationSet:
         rewards=arrays["rewards"].reshape(-1) if "rewards" in arrays else None,
         terminals=flags.get("terminals"),
         final_observations=None if following is None else following[ends - 1],
+        states=states,
         meta={"source": str(path), "format": "D4RL"},
     )
+
+
+def _states(file: Any) -> np.ndarray | None:
+    """The simulator's states in the order of the Adroit environments' ``set_state``, where the file has all parts of one."""
+    for parts in STATE_PARTS.values():
+        if all(f"infos/{part}" in file for part in parts):
+            return np.concatenate([file[f"infos/{part}"][()].reshape(len(file["actions"]), -1) for part in parts], axis=1)
+    return None

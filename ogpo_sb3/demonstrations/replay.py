@@ -1,0 +1,268 @@
+"""Execute recorded actions again: do they still succeed, and which rewards and ends would the environment have given?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from ogpo_sb3.common.progress import progress
+from ogpo_sb3.demonstrations.dataset import BOUNDS_TOLERANCE, DemonstrationSet
+from ogpo_sb3.envs.registry import TASKS, Task, register_environments, resolve
+
+# Observations that differ by no more than this count as equal.
+_EXACT = 1e-5
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of a replay.
+
+    :param demonstrations: what the environment showed: observations, rewards, terminations and successes of the recorded
+        actions, each episode up to the step that ended it.
+    :param start: how episodes were started: "states", "observations", "seeds" or "reset".
+    :param deviations: (E,) largest difference between a recorded and a replayed vector observation; None where they cannot be
+        compared.
+    """
+
+    demonstrations: DemonstrationSet
+    start: str
+    deviations: np.ndarray | None
+
+    @property
+    def succeeded(self) -> int:
+        """Number of episodes that succeeded."""
+        assert self.demonstrations.successes is not None
+        return int(self.demonstrations.successes.sum())
+
+    @property
+    def exact(self) -> int | None:
+        """Number of episodes whose observations are the recorded ones to 1e-5; None where they cannot be compared."""
+        return None if self.deviations is None else int((self.deviations <= _EXACT).sum())
+
+
+def replay(
+    demonstrations: DemonstrationSet,
+    env_id: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    set_states: bool = False,
+    show_progress: bool = False,
+) -> Replay:
+    """Execute the recorded actions in a task's environment.
+
+    An episode starts from its recorded simulator state where there is one (in the data or in its observations), else from its
+    recorded seed, else from a reset. Actions beyond the bounds are clipped and counted in ``meta["clipped_steps"]``. An episode ends where the environment ends it, or with the recorded actions; the time limit is
+    set beyond the longest recording.
+
+    :param demonstrations: what to replay, adapted to the task or not.
+    :param env_id: a task of the registry; None for the one the data name.
+    :param env_kwargs: arguments of ``gym.make``; None for those the data name.
+    :param set_states: restore every recorded state instead of executing the actions between them, so that observations are
+        exactly those of the recording even where physics have changed since (robosuite tasks).
+    :param show_progress: draw a bar over the episodes.
+    :return: the outcome.
+    :raises ValueError: an unknown task, actions of another shape, ``set_states`` without states.
+    """
+    task = task_for(demonstrations, env_id)
+    if env_kwargs is None:
+        env_kwargs = demonstrations.meta.get("env_kwargs", {})
+    if set_states and demonstrations.states is None:
+        raise ValueError(f"{demonstrations.source}: there are no simulator states to restore; replay the actions instead.")
+    register_environments()
+    env = gym.make(task.id, max_episode_steps=int(demonstrations.episode_lengths.max()) + 1, **env_kwargs)
+    try:
+        adapted = _fitted(demonstrations, task, env, env_kwargs)
+        starts, how = _starts(demonstrations, task, env)
+        follow = _restore_all if set_states else _execute
+        episodes = [
+            follow(env, adapted.episode(index), starts[index], index)
+            for index in progress(range(adapted.n_episodes), f"replay in {task.id}", adapted.n_episodes, show_progress)
+        ]
+        meta = _meta(adapted, task, dict(env_kwargs), env, how)
+    finally:
+        env.close()
+    return Replay(_assemble(adapted, episodes, meta), how, _deviations(adapted, episodes))
+
+
+def task_for(demonstrations: DemonstrationSet, env_id: str | None = None) -> Task:
+    """The task that data belong to.
+
+    :param demonstrations: its ``meta["env_id"]`` or ``meta["task"]`` (DAPG) may name it.
+    :param env_id: wins over what the data say.
+    :raises ValueError: none is known.
+    """
+    env_id = env_id or demonstrations.meta.get("env_id") or f"ogpo/{demonstrations.meta.get('task')}-v0"
+    if env_id not in TASKS:
+        raise ValueError(
+            f"{demonstrations.source}: replay needs a task to replay in, found {env_id!r}, wanted one of {', '.join(TASKS)}."
+        )
+    return TASKS[env_id]
+
+
+def _fitted(demonstrations: DemonstrationSet, task: Task, env: gym.Env, env_kwargs: Mapping[str, Any]) -> DemonstrationSet:
+    """The data with actions on the environment's scale. Data that have them stay whole: an adapter also cuts episodes."""
+    space = env.action_space
+    assert isinstance(space, gym.spaces.Box)
+    if demonstrations.actions.shape[1:] == space.shape and not outside(demonstrations, space).any():
+        return demonstrations
+    adapted = task.adapt(demonstrations, **{**task.kwargs, **env_kwargs})
+    if adapted.actions.shape[1:] == space.shape and (clipped := int(outside(adapted, space).sum())):
+        # The simulators clip too, so what was executed at the time is what is executed now.
+        meta = {**adapted.meta, "clipped_steps": clipped}
+        adapted = replace(adapted, actions=np.clip(adapted.actions, space.low, space.high), meta=meta)
+    adapted.check_actions(space)
+    return adapted
+
+
+def outside(demonstrations: DemonstrationSet, space: gym.spaces.Box) -> np.ndarray:
+    """Which actions leave an environment's bounds, (n,) bool.
+
+    :param demonstrations: with actions of the space's shape.
+    :param space: of one environment step.
+    """
+    return (
+        (demonstrations.actions < space.low - BOUNDS_TOLERANCE) | (demonstrations.actions > space.high + BOUNDS_TOLERANCE)
+    ).any(1)
+
+
+def _starts(demonstrations: DemonstrationSet, task: Task, env: gym.Env) -> tuple[list[dict[str, Any]], str]:
+    """How each episode is started: arguments of ``_begin``."""
+    meta, n = demonstrations.meta, demonstrations.n_episodes
+    if hasattr(env.unwrapped, "set_state"):
+        if demonstrations.states is not None:
+            scenes: Sequence[str | None] = demonstrations.scenes or [None] * n
+            firsts = demonstrations.states[demonstrations.episode_starts]
+            return [{"state": state, "scene": scenes[index]} for index, state in enumerate(firsts)], "states"
+        if "initial_states" in meta:
+            return [{"state": np.array(state)} for state in meta["initial_states"]], "states"
+    if "reset_seeds" in meta:
+        return [{"seed": seed} for seed in meta["reset_seeds"]], "seeds"
+    if task.recorded_states is not None:
+        states = resolve(task.recorded_states)(demonstrations)
+        if states is not None:
+            return [{"state": state} for state in states[demonstrations.episode_starts]], "observations"
+    return [{} for _ in range(n)], "reset"
+
+
+def _begin(
+    env: gym.Env, index: int, seed: int | None = None, state: np.ndarray | None = None, scene: str | None = None
+) -> Any:
+    observation, _ = env.reset(seed=index if seed is None else seed)
+    return observation if state is None else restore(env, state, scene)
+
+
+def restore(env: gym.Env, state: np.ndarray, scene: str | None = None) -> Any:
+    """Put a simulator into a recorded state.
+
+    :param env: a task's environment that has been reset.
+    :param state: what its ``set_state`` takes.
+    :param scene: description of the scene, for engines that build another one at every reset.
+    :return: the observation.
+    """
+    unwrapped: Any = env.unwrapped
+    if scene is not None and hasattr(unwrapped, "robosuite"):
+        unwrapped.robosuite.reset_from_xml_string(unwrapped.robosuite.edit_model_xml(scene))
+        unwrapped.robosuite.sim.reset()
+    return unwrapped.set_state(state)
+
+
+def _execute(env: gym.Env, episode: DemonstrationSet, start: dict[str, Any], index: int) -> dict[str, Any]:
+    """Execute an episode's actions."""
+    observations, rewards, terminals, states = [_begin(env, index, **start)], [], [], []
+    unwrapped: Any = env.unwrapped
+    has_states = hasattr(unwrapped, "robosuite")
+    success = False
+    for action in episode.actions:
+        if has_states:
+            states.append(unwrapped.state)
+        observation, reward, terminated, truncated, info = env.step(action)
+        observations.append(observation)
+        rewards.append(float(reward))
+        terminals.append(terminated)
+        success = success or bool(info["is_success"])
+        if terminated or truncated:
+            break
+    recorded = np.stack(states) if has_states else None
+    return dict(observations=observations, rewards=rewards, terminals=terminals, success=success, states=recorded)
+
+
+def _restore_all(env: gym.Env, episode: DemonstrationSet, start: dict[str, Any], index: int) -> dict[str, Any]:
+    """Observe every recorded state; only the last action is executed, since nothing is recorded after it."""
+    assert episode.states is not None
+    unwrapped: Any = env.unwrapped
+    observations, rewards, terminals = [_begin(env, index, **start)], [], []
+    success = False
+    for step in range(episode.n_steps):
+        if step + 1 < episode.n_steps:
+            observations.append(unwrapped.set_state(episode.states[step + 1]))
+            success = bool(unwrapped.robosuite._check_success())
+        else:
+            observation, _, _, _, info = env.step(episode.actions[step])
+            observations.append(observation)
+            success = bool(info["is_success"])
+        rewards.append(0.0 if success else -1.0)
+        terminals.append(success)
+        if success:
+            break
+    states = episode.states[: len(rewards)]
+    return dict(observations=observations, rewards=rewards, terminals=terminals, success=success, states=states)
+
+
+def _assemble(recorded: DemonstrationSet, episodes: list[dict[str, Any]], meta: dict[str, Any]) -> DemonstrationSet:
+    lengths = [len(episode["rewards"]) for episode in episodes]
+    actions = [recorded.episode(index).actions[:length] for index, length in enumerate(lengths)]
+    states = [episode["states"] for episode in episodes]
+    return DemonstrationSet(
+        observations=_stack([observation for episode in episodes for observation in episode["observations"][:-1]]),
+        actions=np.concatenate(actions),
+        episode_ends=np.cumsum(lengths),
+        rewards=np.concatenate([episode["rewards"] for episode in episodes]),
+        terminals=np.concatenate([episode["terminals"] for episode in episodes]),
+        final_observations=_stack([episode["observations"][-1] for episode in episodes]),
+        successes=np.array([episode["success"] for episode in episodes]),
+        states=None if any(state is None for state in states) else np.concatenate(states),
+        scenes=recorded.scenes,
+        meta=meta,
+    )
+
+
+def _meta(demonstrations: DemonstrationSet, task: Task, env_kwargs: dict[str, Any], env: gym.Env, how: str) -> dict[str, Any]:
+    left_out = ("observations", "format", "env_info", "observation_keys", "ignored", "filter")
+    meta = {key: value for key, value in demonstrations.meta.items() if key not in left_out}
+    meta.update(env_id=task.id, env_kwargs=env_kwargs, replayed=f"recorded actions, episodes started from {how}")
+    meta.update(described(env))
+    return meta
+
+
+def described(env: gym.Env) -> dict[str, Any]:
+    """What other tools want to know about an environment, where it tells.
+
+    :param env: a task's environment.
+    :return: entries of ``meta``: ``env_args`` (robomimic's description) and ``observation_keys`` (width of each part of the
+        state vector).
+    """
+    unwrapped = env.unwrapped
+    return {key: getattr(unwrapped, key) for key in ("env_args", "observation_keys") if hasattr(unwrapped, key)}
+
+
+def _stack(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([observation[key] for observation in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
+def _deviations(recorded: DemonstrationSet, episodes: list[dict[str, Any]]) -> np.ndarray | None:
+    """Largest difference of the vector observations, episode by episode, where both have one of equal shape."""
+
+    def vector(observations: Any) -> Any:
+        return observations.get("state") if isinstance(observations, dict) else observations
+
+    before = vector(recorded.observations)
+    if before is None or before.ndim != 2 or vector(episodes[0]["observations"][0]).shape != before.shape[1:]:
+        return None
+    found = []
+    for index, episode in enumerate(episodes):
+        after = np.stack([vector(observation) for observation in episode["observations"][:-1]])
+        found.append(float(np.abs(after - vector(recorded.episode(index).observations)[: len(after)]).max()))
+    return np.array(found)

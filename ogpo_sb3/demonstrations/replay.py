@@ -1,5 +1,6 @@
 """Execute recorded actions again: do they still succeed, and which rewards and ends would the environment have given?"""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.demonstrations.dataset import BOUNDS_TOLERANCE, DemonstrationSet
 from ogpo_sb3.envs.registry import TASKS, Task, register_environments, resolve
+
+logger = logging.getLogger("ogpo_sb3")
 
 # Observations that differ by no more than this count as equal.
 _EXACT = 1e-5
@@ -52,8 +55,9 @@ def replay(
     """Execute the recorded actions in a task's environment.
 
     An episode starts from its recorded simulator state where there is one (in the data or in its observations), else from its
-    recorded seed, else from a reset. Actions beyond the bounds are clipped and counted in ``meta["clipped_steps"]``. An episode ends where the environment ends it, or with the recorded actions; the time limit is
-    set beyond the longest recording.
+    recorded seed, else from a reset. It ends where the environment ends it, or with the recorded actions; the time limit is
+    set beyond the longest recording. Actions beyond the bounds are clipped and counted in ``meta["clipped_steps"]``. A
+    recorded scene that does not fit the installed simulator is left out with a warning.
 
     :param demonstrations: what to replay, adapted to the task or not.
     :param env_id: a task of the registry; None for the one the data name.
@@ -121,9 +125,8 @@ def outside(demonstrations: DemonstrationSet, space: gym.spaces.Box) -> np.ndarr
     :param demonstrations: with actions of the space's shape.
     :param space: of one environment step.
     """
-    return (
-        (demonstrations.actions < space.low - BOUNDS_TOLERANCE) | (demonstrations.actions > space.high + BOUNDS_TOLERANCE)
-    ).any(1)
+    low, high = space.low - BOUNDS_TOLERANCE, space.high + BOUNDS_TOLERANCE
+    return np.any((demonstrations.actions < low) | (demonstrations.actions > high), axis=1)
 
 
 def _starts(demonstrations: DemonstrationSet, task: Task, env: gym.Env) -> tuple[list[dict[str, Any]], str]:
@@ -148,30 +151,27 @@ def _starts(demonstrations: DemonstrationSet, task: Task, env: gym.Env) -> tuple
 def _begin(
     env: gym.Env, index: int, seed: int | None = None, state: np.ndarray | None = None, scene: str | None = None
 ) -> Any:
-    observation, _ = env.reset(seed=index if seed is None else seed)
-    return observation if state is None else restore(env, state, scene)
-
-
-def restore(env: gym.Env, state: np.ndarray, scene: str | None = None) -> Any:
-    """Put a simulator into a recorded state.
-
-    :param env: a task's environment that has been reset.
-    :param state: what its ``set_state`` takes.
-    :param scene: description of the scene, for engines that build another one at every reset.
-    :return: the observation.
-    """
+    """Start an episode; the observation."""
     unwrapped: Any = env.unwrapped
-    if scene is not None and hasattr(unwrapped, "robosuite"):
-        unwrapped.robosuite.reset_from_xml_string(unwrapped.robosuite.edit_model_xml(scene))
-        unwrapped.robosuite.sim.reset()
-    return unwrapped.set_state(state)
+    seed = index if seed is None else seed
+    observation, _ = env.reset(seed=seed)
+    if state is None:
+        return observation
+    if scene is None:
+        return unwrapped.set_state(state)
+    try:
+        return unwrapped.set_state(state, scene)
+    except ValueError as error:
+        logger.warning(f"episode {index}: {error} Its states are restored in the simulator's present scene.")
+        env.reset(seed=seed)
+        return unwrapped.set_state(state)
 
 
 def _execute(env: gym.Env, episode: DemonstrationSet, start: dict[str, Any], index: int) -> dict[str, Any]:
     """Execute an episode's actions."""
     observations, rewards, terminals, states = [_begin(env, index, **start)], [], [], []
     unwrapped: Any = env.unwrapped
-    has_states = hasattr(unwrapped, "robosuite")
+    has_states = hasattr(unwrapped, "model_xml")
     success = False
     for action in episode.actions:
         if has_states:
@@ -242,8 +242,14 @@ def described(env: gym.Env) -> dict[str, Any]:
     :return: entries of ``meta``: ``env_args`` (robomimic's description) and ``observation_keys`` (width of each part of the
         state vector).
     """
-    unwrapped = env.unwrapped
-    return {key: getattr(unwrapped, key) for key in ("env_args", "observation_keys") if hasattr(unwrapped, key)}
+    unwrapped: Any = env.unwrapped
+    found: dict[str, Any] = {"env_args": unwrapped.env_args} if hasattr(unwrapped, "env_args") else {}
+    if hasattr(unwrapped, "state_keys"):
+        spec = unwrapped.robosuite.observation_spec()
+        # robosuite concatenates what belongs to the objects under a name of its own.
+        widths = {"object" if key == "object-state" else key: int(np.size(spec[key])) for key in unwrapped.state_keys}
+        found["observation_keys"] = widths
+    return found
 
 
 def _stack(observations: list[Any]) -> Any:

@@ -132,7 +132,7 @@ def _roll_out(env: gym.Env[Any, Any], expert: Expert, seeds: np.random.SeedSeque
     unwrapped: Any = env.unwrapped
     observations, actions, rewards, terminals, states = [], [], [], [], []
     # A robosuite task builds a scene of its own at every reset: state and scene together restore it anywhere.
-    scene = {"scene": unwrapped.robosuite.sim.model.get_xml()} if hasattr(unwrapped, "robosuite") else {}
+    scene = {"scene": unwrapped.model_xml} if hasattr(unwrapped, "model_xml") else {}
     done = success = False
     while not (done or success):
         action = expert.act(observation, rng, noise)

@@ -161,6 +161,36 @@ class DemonstrationSet:
             meta={key: [value[i] for i in chosen] if key in _EPISODE_META else value for key, value in self.meta.items()},
         )
 
+    def shortened(self, lengths: Sequence[int]) -> "DemonstrationSet":
+        """The first steps of each episode.
+
+        :param lengths: steps to keep, (E,), at least 1 and at most what there is.
+        :return: the shorter set; the observation that follows the last kept action becomes the final one. Where an episode is
+            whole and its final observation unknown, there are none.
+        """
+        kept = np.asarray(lengths, dtype=np.int64)
+        if kept.shape != (self.n_episodes,) or (kept < 1).any() or (kept > self.episode_lengths).any():
+            raise ValueError(f"{self.source}: lengths {list(lengths)[:5]} do not lie within those of the episodes.")
+        whole = kept == self.episode_lengths
+        if whole.all():
+            return self
+        rows = np.concatenate([np.arange(start, start + k) for start, k in zip(self.episode_starts, kept, strict=True)])
+        final: Observations | None = None
+        if self.final_observations is not None or not whole.any():
+            following = np.minimum(self.episode_starts + kept, self.n_steps - 1)
+            final = _choose(whole, self.final_observations, _take(self.observations, following))
+        return replace(
+            self,
+            observations=_take(self.observations, rows),
+            actions=self.actions[rows],
+            episode_ends=np.cumsum(kept),
+            rewards=None if self.rewards is None else self.rewards[rows],
+            terminals=None if self.terminals is None else self.terminals[rows],
+            final_observations=final,
+            states=None if self.states is None else self.states[rows],
+            meta=dict(self.meta),
+        )
+
     def action_windows(self, chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
         """The chunk of actions that begins at each step.
 
@@ -317,6 +347,19 @@ def _take(observations: Observations, rows: np.ndarray) -> Observations:
     if isinstance(observations, LazyRows):
         return observations.take(rows)
     return observations[rows]
+
+
+def _choose(where: np.ndarray, one: Observations | None, other: Observations) -> Observations:
+    """Row by row one or the other, read into memory."""
+    if one is None:
+        return other
+    if isinstance(other, dict):
+        assert isinstance(one, dict)
+        return {key: _choose(where, one[key], other[key]) for key in other}  # type: ignore[misc]
+    assert not isinstance(one, dict)
+    chosen = np.array(other)
+    chosen[where] = one[where]
+    return chosen
 
 
 def _take_scenes(scenes: Sequence[str] | None, episodes: np.ndarray) -> Sequence[str] | None:

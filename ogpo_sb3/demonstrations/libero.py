@@ -3,12 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ogpo_sb3.demonstrations import robomimic
 from ogpo_sb3.demonstrations.dataset import DemonstrationSet
 
-# The end effector's position and orientation (axis-angle), the fingers, the joints.
-VECTORS = ("ee_pos", "ee_ori", "gripper_states", "joint_states")
+# What the files call robot_states, under the simulator's names.
+ROBOT_STATES = {"robot0_gripper_qpos": 2, "robot0_eef_pos": 3, "robot0_eef_quat": 4}
 # The simulator's names of the cameras, and what the files call their pictures.
 PICTURES = {"agentview": "agentview_rgb", "robot0_eye_in_hand": "eye_in_hand_rgb"}
 
@@ -23,7 +26,8 @@ def read(
 
     :param path: the file.
     :param filter_key: as in :func:`ogpo_sb3.demonstrations.robomimic.read`.
-    :param keys: vectors to concatenate to "state"; None for ``ee_pos``, ``ee_ori``, ``gripper_states``, ``joint_states``.
+    :param keys: vectors of ``obs`` to concatenate to "state", such as ``ee_pos`` and ``joint_states``; None for the nine
+        numbers of ``robot_states``, which an environment made with ``state_keys=tuple(ROBOT_STATES)`` observes too.
     :param images: cameras to read, () for none; None for those the file has.
     :return: its data set; ``meta["instruction"]`` is the task in words.
     """
@@ -39,9 +43,9 @@ def read(
         attributes = file["data"].attrs
         # The convention of the renderer that recorded them; LIBERO's own recordings are all OpenGL's.
         upside_down = attributes.get("macros_image_convention", "opengl") == "opengl"
-        vectors = tuple(key for key in VECTORS if key in present) if keys is None else tuple(keys)
-        layout = robomimic.Layout(vectors, pictures, upside_down)
-        meta = {"source": str(path), "format": "LIBERO", "observation_keys": robomimic.widths(file, path, demos[0], layout)}
+        layout = robomimic.Layout(tuple(keys or ()), pictures, upside_down)
+        widths = ROBOT_STATES if keys is None else robomimic.widths(file, path, demos[0], layout)
+        meta = {"source": str(path), "format": "LIBERO", "observation_keys": dict(widths)}
         if "problem_info" in attributes:
             instruction = json.loads(attributes["problem_info"])["language_instruction"]
             meta["instruction"] = instruction if isinstance(instruction, str) else "".join(instruction)
@@ -52,14 +56,31 @@ def read(
             meta["env_args"] = json.loads(attributes["env_args"])
         columns = robomimic.steps(file, path, demos, **robomimic.outcomes(file, demos))
         observations, final = robomimic.read_observations(file, path, demos, layout)
+        if keys is None:
+            states = _robot_states(file, path, demos)
+            observations = {"state": states, **observations} if pictures else states
+            final = None  # robot_states holds nothing after the last action
     return DemonstrationSet(observations=observations, final_observations=final, **columns, meta=meta)
 
 
-def is_libero(file: object, demo: str) -> bool:
+def _robot_states(file: Any, path: Path, demos: Sequence[str]) -> np.ndarray:
+    width = sum(ROBOT_STATES.values())
+    found = []
+    for name in demos:
+        group = file["data"][name]
+        wanted = (len(group["actions"]), width)
+        if "robot_states" not in group or group["robot_states"].shape != wanted:
+            shape = group["robot_states"].shape if "robot_states" in group else sorted(group)
+            raise ValueError(f"{path}: data/{name}/robot_states must have the shape {wanted}, found {shape}.")
+        found.append(group["robot_states"][()])
+    return np.concatenate(found).astype(np.float32)
+
+
+def is_libero(file: Any, demo: str) -> bool:
     """Whether an open file with episodes is LIBERO's.
 
     :param file: an open ``h5py.File``.
     :param demo: name of an episode.
     """
-    data = file["data"]  # type: ignore[index]
+    data = file["data"]
     return "problem_info" in data.attrs or any(key in data[demo].get("obs", ()) for key in PICTURES.values())

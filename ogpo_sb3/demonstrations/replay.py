@@ -76,14 +76,15 @@ def replay(
     register_environments()
     env = gym.make(task.id, max_episode_steps=int(demonstrations.episode_lengths.max()) + 1, **env_kwargs)
     try:
-        adapted = _fitted(demonstrations, task, env, env_kwargs)
+        adapted, clipped = _fitted(demonstrations, task, env, env_kwargs)
         starts, how = _starts(demonstrations, task, env)
         follow = _restore_all if set_states else _execute
-        episodes = [
-            follow(env, adapted.episode(index), starts[index], index)
-            for index in progress(range(adapted.n_episodes), f"replay in {task.id}", adapted.n_episodes, show_progress)
-        ]
+        episodes = []
+        for index in progress(range(adapted.n_episodes), f"replay in {task.id}", adapted.n_episodes, show_progress):
+            episodes.append(follow(env, adapted.episode(index), starts[index], index))
         meta = _meta(adapted, task, dict(env_kwargs), env, how)
+        if clipped:
+            meta["clipped_steps"] = clipped
     finally:
         env.close()
     return Replay(_assemble(adapted, episodes, meta), how, _deviations(adapted, episodes))
@@ -104,19 +105,24 @@ def task_for(demonstrations: DemonstrationSet, env_id: str | None = None) -> Tas
     return TASKS[env_id]
 
 
-def _fitted(demonstrations: DemonstrationSet, task: Task, env: gym.Env, env_kwargs: Mapping[str, Any]) -> DemonstrationSet:
-    """The data with actions on the environment's scale. Data that have them stay whole: an adapter also cuts episodes."""
+def _fitted(
+    demonstrations: DemonstrationSet, task: Task, env: gym.Env, env_kwargs: Mapping[str, Any]
+) -> tuple[DemonstrationSet, int]:
+    """The data with actions on the environment's scale, and how many had to be clipped.
+
+    Data on that scale stay whole, since an adapter also cuts episodes.
+    """
     space = env.action_space
     assert isinstance(space, gym.spaces.Box)
     if demonstrations.actions.shape[1:] == space.shape and not outside(demonstrations, space).any():
-        return demonstrations
+        return demonstrations, 0
     adapted = task.adapt(demonstrations, **{**task.kwargs, **env_kwargs})
     if adapted.actions.shape[1:] == space.shape and (clipped := int(outside(adapted, space).sum())):
         # The simulators clip too, so what was executed at the time is what is executed now.
-        meta = {**adapted.meta, "clipped_steps": clipped}
-        adapted = replace(adapted, actions=np.clip(adapted.actions, space.low, space.high), meta=meta)
+        adapted = replace(adapted, actions=np.clip(adapted.actions, space.low, space.high))
+        return adapted, clipped
     adapted.check_actions(space)
-    return adapted
+    return adapted, 0
 
 
 def outside(demonstrations: DemonstrationSet, space: gym.spaces.Box) -> np.ndarray:
@@ -162,7 +168,7 @@ def _begin(
     try:
         return unwrapped.set_state(state, scene)
     except ValueError as error:
-        logger.warning(f"episode {index}: {error} Its states are restored in the simulator's present scene.")
+        logger.warning(f"{str(error)[:120]}...: states are restored in the simulator's present scene.")
         env.reset(seed=seed)
         return unwrapped.set_state(state)
 
@@ -228,7 +234,7 @@ def _assemble(recorded: DemonstrationSet, episodes: list[dict[str, Any]], meta: 
 
 
 def _meta(demonstrations: DemonstrationSet, task: Task, env_kwargs: dict[str, Any], env: gym.Env, how: str) -> dict[str, Any]:
-    left_out = ("observations", "format", "env_info", "observation_keys", "ignored", "filter")
+    left_out = ("observations", "format", "env_info", "observation_keys", "ignored", "filter", "clipped_steps")
     meta = {key: value for key, value in demonstrations.meta.items() if key not in left_out}
     meta.update(env_id=task.id, env_kwargs=env_kwargs, replayed=f"recorded actions, episodes started from {how}")
     meta.update(described(env))

@@ -284,7 +284,7 @@ def read_observations(file: Any, path: Path, demos: Sequence[str], layout: Layou
     if all("next_obs" in file["data"][name] for name in demos):
         final = {k: v.take(last) if isinstance(v, LazyRows) else v[last] for k, v in collect("next_obs").items()}
     if not layout.pictures:
-        return observations["state"], None if final is None else final["state"]
+        return observations.get("state"), None if final is None else final.get("state")
     return observations, final
 
 

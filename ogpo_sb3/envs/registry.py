@@ -5,7 +5,6 @@ machine that has only the core install can still list every id.
 """
 
 import importlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -97,6 +96,7 @@ def _robomimic(name: str, chunk_size: int, horizon: int, gamma: float) -> Task:
         horizon=horizon,
         extra="robomimic",
         expert="ogpo_sb3.demonstrations.experts.robomimic:make_expert",
+        adapt_demonstrations="ogpo_sb3.envs.robosuite_demonstrations:adapt_robomimic",
         gamma=gamma,
         kwargs={"task": name},
     )
@@ -133,6 +133,7 @@ _ALL = (
         chunk_size=8,
         horizon=1000,
         extra="libero",
+        adapt_demonstrations="ogpo_sb3.envs.robosuite_demonstrations:adapt_libero",
         gamma=0.999,
     ),
 )
@@ -221,11 +222,13 @@ def install_command(extra: str | None) -> str:
 
 
 def use_egl_without_display(render_mode: str | None) -> None:
-    """Let MuJoCo draw off screen where no display exists and the user chose no backend.
+    """Let MuJoCo draw off screen where no display exists and the user chose no backend: EGL, else OSMesa.
 
     Must run before mujoco's renderer is imported, which reads MUJOCO_GL once.
 
     :param render_mode: only "rgb_array" needs it.
     """
-    if render_mode == "rgb_array" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    if render_mode == "rgb_array":
+        from ogpo_sb3.envs.headless import choose_backend
+
+        choose_backend()

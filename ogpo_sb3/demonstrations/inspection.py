@@ -82,7 +82,8 @@ def warnings(demonstrations: DemonstrationSet) -> list[str]:
     if demonstrations.final_observations is None:
         found.append("the observation after each episode's last action is unknown.")
     if (demonstrations.episode_lengths < 2).any():
-        found.append(f"{int((demonstrations.episode_lengths < 2).sum())} episodes have a single step.")
+        single = int((demonstrations.episode_lengths < 2).sum())
+        found.append(f"{single} of {demonstrations.n_episodes} episodes have a single step.")
     return found
 
 

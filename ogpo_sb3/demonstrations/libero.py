@@ -54,7 +54,8 @@ def read(
                 meta[key] = str(attributes[key])
         if "env_args" in attributes:
             meta["env_args"] = json.loads(attributes["env_args"])
-        columns = robomimic.steps(file, path, demos, **robomimic.outcomes(file, demos))
+        columns = robomimic.steps(file, path, demos)
+        columns.update(robomimic.outcomes(file, demos))
         observations, final = robomimic.read_observations(file, path, demos, layout)
         if keys is None:
             states = _robot_states(file, path, demos)

@@ -62,8 +62,8 @@ def replay(
     :param demonstrations: what to replay, adapted to the task or not.
     :param env_id: a task of the registry; None for the one the data name.
     :param env_kwargs: arguments of ``gym.make``; None for those the data name.
-    :param set_states: restore every recorded state instead of executing the actions between them, so that observations are
-        exactly those of the recording even where physics have changed since (robosuite tasks).
+    :param set_states: restore every recorded state instead of executing the actions between them, so that observations
+        follow the recording even where physics have changed since (robosuite tasks).
     :param show_progress: draw a bar over the episodes.
     :return: the outcome.
     :raises ValueError: an unknown task, actions of another shape, ``set_states`` without states.

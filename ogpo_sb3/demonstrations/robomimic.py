@@ -99,7 +99,8 @@ def read(
             pictures = {name: pictures[name] for name in images}
         layout = Layout(low_dim_keys(vectors) if keys is None else tuple(keys), pictures)
         meta["observation_keys"] = widths(file, path, demos[0], layout)
-        columns = steps(file, path, demos, **outcomes(file, demos))
+        columns = steps(file, path, demos)
+        columns.update(outcomes(file, demos))
         found, final = read_observations(file, path, demos, layout)
     return DemonstrationSet(observations=found, final_observations=final, **columns, meta=meta)
 
@@ -182,13 +183,13 @@ def demo_names(file: Any, path: Path, filter_key: str | None) -> list[str]:
     return sorted(chosen, key=lambda name: (int(number) if (number := name.rpartition("_")[2]).isdigit() else -1, name))
 
 
-def steps(file: Any, path: Path, demos: Sequence[str], **more: Any) -> dict[str, Any]:
+def steps(file: Any, path: Path, demos: Sequence[str]) -> dict[str, Any]:
     """What every such file has beside observations: arguments of ``DemonstrationSet``.
 
     :param file: the open file.
     :param path: its name.
     :param demos: episodes.
-    :param more: entries that take precedence.
+    :raises ValueError: actions are missing, or an array has another number of steps.
     """
     groups = [file["data"][name] for name in demos]
     for name, group in zip(demos, groups, strict=True):
@@ -207,7 +208,7 @@ def steps(file: Any, path: Path, demos: Sequence[str], **more: Any) -> dict[str,
     }
     if all("model_file" in group.attrs for group in groups):
         columns["scenes"] = LazyScenes(path, [f"data/{name}" for name in demos])
-    return {**columns, **more}
+    return columns
 
 
 def outcomes(file: Any, demos: Sequence[str]) -> dict[str, Any]:

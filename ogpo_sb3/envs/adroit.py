@@ -28,7 +28,7 @@ D4RL_REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
 # Parts of an engine's state in the order of ``AdroitEnv.set_state``, under the names that D4RL and DAPG recorded them with.
 STATE_PARTS: dict[str, tuple[str, ...]] = {
     "Door": ("qpos", "qvel", "door_body_pos"),
-    "Hammer": ("qpos", "qvel", "board_pos", "target_pos"),
+    "Hammer": ("qpos", "qvel", "board_pos"),
     "Pen": ("qpos", "qvel", "desired_orien"),
     "Relocate": ("qpos", "qvel", "obj_pos", "target_pos"),
 }
@@ -144,23 +144,22 @@ class AdroitEnv(gym.Env):
     def set_state(self, state: np.ndarray) -> Any:
         """Restore the first state of a recorded episode; call ``reset`` before.
 
-        Later states are restored only in Door and Pen: in the other tasks the engine also takes the object's position for
-        where the episode began.
+        In Relocate only an episode's first state is restored: the engine takes the ball's position for where it began.
 
         :param state: the parts of ``STATE_PARTS[task]`` one behind the other.
         :return: the observation.
         """
         engine: Any = self.engine
-        shapes = {key: space.shape for key, space in engine._state_space.spaces.items()}
         parts = STATE_PARTS[self.task]
-        sizes = [int(np.prod(shapes[part])) for part in parts]
+        known = engine.get_env_state()
+        sizes = [known[part].size for part in parts]
         state = np.asarray(state, dtype=np.float64)
         if state.shape != (sum(sizes),):
             raise ValueError(f"Adroit{self.task}: a state has the shape ({sum(sizes)},), not {state.shape}.")
         found = dict(zip(parts, np.split(state, np.cumsum(sizes)[:-1]), strict=True))
-        if self.task == "Relocate":  # asked for by the engine, which uses neither
-            found.update(hand_qpos=found["qpos"][: shapes["hand_qpos"][0]], palm_pos=np.zeros(shapes["palm_pos"]))
-        engine.set_env_state(found)
+        # Some versions of the engine also ask for what follows from these, and use it no further.
+        wanted = engine._state_space.spaces
+        engine.set_env_state({key: found.get(key, known[key]) for key in wanted})
         return self._observe(engine._get_obs())
 
     def normalized_score(self, episode_return: float | np.ndarray) -> float | np.ndarray:

@@ -201,9 +201,10 @@ def write_grid(
         raise ValueError(f"the clip {empty[0]!r} has no frames")
     length = max(len(frames) for row in rows for _, frames in row)
     columns = max(len(row) for row in rows)
-    options: dict[str, Any] = {"macro_block_size": 2} if path.suffix.lower() == ".mp4" else {"loop": 0}
+    mp4 = path.suffix.lower() == ".mp4"
+    options: dict[str, Any] = {"fps": fps, "macro_block_size": 2} if mp4 else {"duration": 1000 / fps, "loop": 0}
     writer: Any
-    with atomic_path(path) as temporary, imageio.get_writer(temporary, fps=fps, **options) as writer:
+    with atomic_path(path) as temporary, imageio.get_writer(temporary, **options) as writer:
         for i in range(length):
             lines = []
             for row in rows:

@@ -1,0 +1,196 @@
+"""Videos of models, and the choice of an OpenGL back-end where there is no display."""
+
+import logging
+import os
+
+import gymnasium as gym
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+from stable_baselines3 import SAC
+
+from ogpo_sb3 import OGPO, evaluate, record_video
+from ogpo_sb3.envs import headless
+from ogpo_sb3.evaluation.video import Clip, record, write_grid
+from tests.toys import Reach
+
+KWARGS = dict(
+    learning_starts=20,
+    batch_size=8,
+    actor_batch_size=4,
+    group_size=2,
+    chunk_size=2,
+    seed=0,
+    device="cpu",
+    buffer_size=100,
+    policy_kwargs=dict(net_arch=[16], n_critics=2, denoising_steps=2),
+)
+
+
+class Drawn(Reach):
+    """Reach, drawn as a white line with a dark point and a grey goal."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
+
+    def __init__(self, render_mode="rgb_array"):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        picture = np.full((32, 64, 3), 255, np.uint8)
+        for place, shade in ((self.goal, 128), (self.position, 0)):
+            column = int((place + 2.0) / 4.0 * 59)
+            picture[8:24, column : column + 4] = shade
+        return picture
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {"before": OGPO("FlowPolicy", Reach(), **KWARGS), "after": OGPO("FlowPolicy", Reach(), **{**KWARGS, "seed": 5})}
+
+
+def frames_of(path):
+    return np.stack(imageio.mimread(path, memtest=False))
+
+
+def test_models_stand_side_by_side_on_the_episodes_that_evaluation_counts(models, tmp_path):
+    video = record(models, Drawn, tmp_path / "out.gif", n_episodes=3)
+    assert video.seeds.tolist() == [10_000, 10_001, 10_002] and video.successes.shape == (2, 3)
+    for successes, model in zip(video.successes, models.values(), strict=True):
+        result = evaluate(model, Reach, n_episodes=3)
+        assert successes.tolist() == result.successes.tolist()
+    lengths = [evaluate(model, Reach, n_episodes=3).lengths.max() for model in models.values()]
+    frames = frames_of(tmp_path / "out.gif")
+    assert frames.shape == (max(lengths) + 1, 3 * (32 + 24), 2 * 64, 3) and not list(tmp_path.glob(".*"))
+    # Both columns begin in the same state.
+    left, right = np.split(frames[0][24:56], 2, axis=1)
+    np.testing.assert_array_equal(left, right)
+
+
+def test_one_model_fills_a_grid(models, tmp_path):
+    record(models["after"], Drawn, tmp_path / "grid.gif", n_episodes=5, every=3, max_steps=6, size=16)
+    frames = frames_of(tmp_path / "grid.gif")
+    assert frames.shape == (3, 2 * (16 + 24), 3 * 32, 3)  # steps 0, 3, 6
+    assert (frames[:, 40:, 64:] == 255).all()  # no sixth episode
+    record(models["after"], Drawn, tmp_path / "row.mp4", n_episodes=5, max_steps=2, columns=5)
+    assert frames_of(tmp_path / "row.mp4").shape[1:] == (32 + 24, 5 * 64, 3)
+
+
+def test_any_model_and_a_real_environment(tmp_path):
+    model = SAC("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10, seed=0)
+    env = gym.make("Pendulum-v1", render_mode="rgb_array", max_episode_steps=4)
+    video = record(model, env, tmp_path / "sac.mp4", seeds=[3])
+    assert len(frames_of(tmp_path / "sac.mp4")) == 5 and video.successes.tolist() == [[False]]
+    env.close()
+
+
+def test_clips_give_back_their_frames():
+    frames = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3)).astype(np.uint8)
+    clip = Clip()
+    for frame in frames:
+        clip.append(frame)
+    for index in (2, 0, 1):
+        np.testing.assert_array_equal(clip[index], frames[index])
+    with pytest.raises(IndexError, match="frame 3 of 3"):
+        clip[3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"n_episodes": 0}, "needs a model and an episode, found 1 models and 0 episodes"),
+        ({"every": 0}, "every must be at least 1, found 0"),
+        ({"env": Reach}, "render_mode"),
+        ({"path": "out.avi"}, r"out\.avi: videos are written as \.mp4 or \.gif"),
+    ],
+)
+def test_what_cannot_be_recorded_is_said(models, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        record(models["after"], **{"env": Drawn, "path": "out.gif", "max_steps": 2, **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+def test_clips_without_frames_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="the clip 'empty' has no frames"):
+        write_grid([[("empty", [])]], tmp_path / "a.gif")
+    clip = Clip()
+    clip.append(np.zeros((4, 4, 3)))
+    with pytest.raises(ValueError, match=r"a frame of shape \(2, 4, 3\) follows"):
+        clip.append(np.zeros((2, 4, 3)))
+
+
+# The command
+
+
+def test_the_command_compares_a_cloned_policy_with_a_model(tmp_path, capsys):
+    model = OGPO("FlowPolicy", "ogpo/PushT-v0", **KWARGS)
+    model.save(tmp_path / "after.zip")
+    model.policy.save(tmp_path / "bc.zip")
+    arguments = ["--env", "ogpo/PushT-v0", "--model", f"before={tmp_path / 'bc.zip'}", "--model", str(tmp_path / "after.zip")]
+    arguments += ["--episodes", "1", "--max-steps", "4", "--size", "64", "--quiet", "-o", str(tmp_path / "out.gif")]
+    assert record_video.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "before: 0 of 1 episodes succeed" in printed and "after: 0 of 1 episodes succeed" in printed
+    frames = frames_of(tmp_path / "out.gif")
+    assert frames.shape == (5, 64 + 24, 128, 3)
+    # The same weights and latents: both columns agree.
+    np.testing.assert_array_equal(*np.split(frames[-1][24:], 2, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "nowhere.zip"], "nowhere.zip: there is no such model file"),
+        (["--model", "a=x.zip", "--model", "a=y.zip"], "the models need different titles"),
+        (["--model", "x.zip", "--episodes", "0"], "--episodes must be at least 1"),
+        (["--model", __file__, "--algo", "ogp"], "there is no algorithm 'ogp', wanted one of ogpo"),
+    ],
+)
+def test_the_command_explains_a_mistake(tmp_path, capsys, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert record_video.main(["--env", "ogpo/PushT-v0", "-o", "out.gif", "--quiet", *arguments]) == 1
+    assert sentence in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+# OpenGL
+
+
+@pytest.fixture
+def no_display(monkeypatch):
+    for name in ("DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    yield monkeypatch
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):  # set by what is tested
+        os.environ.pop(name, None)
+
+
+def test_a_back_end_is_found_and_said(no_display, caplog):
+    with caplog.at_level(logging.INFO, "ogpo_sb3"):
+        assert headless.choose_backend() in headless.BACKENDS
+    assert os.environ["MUJOCO_GL"] in headless.BACKENDS
+    assert f"Drawing without a display through {os.environ['MUJOCO_GL'].upper()}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("broken", "chosen", "said"),
+    [
+        (("egl",), "osmesa", "through OSMESA (egl is broken)"),
+        (("egl", "osmesa"), None, "Nothing draws without a display: egl is broken; osmesa is broken"),
+    ],
+)
+def test_the_next_back_end_is_taken_where_one_is_broken(no_display, caplog, broken, chosen, said):
+    no_display.setattr(headless, "probe", lambda backend: f"{backend} is broken" if backend in broken else None)
+    with caplog.at_level(logging.INFO, "ogpo_sb3"):
+        assert headless.choose_backend() == chosen
+    assert said in caplog.text and os.environ.get("MUJOCO_GL") == chosen
+
+
+def test_the_users_choice_and_a_display_are_respected(no_display):
+    no_display.setattr(headless, "probe", lambda backend: pytest.fail("tried without need"))
+    no_display.setenv("MUJOCO_GL", "osmesa")
+    assert headless.choose_backend() == "osmesa"
+    no_display.delenv("MUJOCO_GL")
+    no_display.setenv("DISPLAY", ":0")
+    assert headless.choose_backend() is None and "MUJOCO_GL" not in os.environ

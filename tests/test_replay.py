@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pytest
 
 from ogpo_sb3.demonstrations import DemonstrationSet, load, save
-from ogpo_sb3.demonstrations.experts import collect
+from ogpo_sb3.demonstrations.experts import collect, rollout
 from ogpo_sb3.demonstrations.inspection import summary, warnings
-from ogpo_sb3.demonstrations.replay import _begin, described, replay
+from ogpo_sb3.demonstrations.replay import _begin, replay
 from ogpo_sb3.envs import adroit
 from ogpo_sb3.envs.registry import TASKS, register_environments
 from tests.test_demonstrations import make, make_dict
@@ -110,36 +112,46 @@ def test_the_raw_lift_recording_becomes_observations(caplog):
     assert set(shown.rewards[:-1]) == {-1.0} and shown.rewards[-1] == 0.0
 
 
-def test_robosuite_episodes_replay_in_their_own_scene(tmp_path):
-    """Recorded here, written as a robomimic file, replayed from its states and scenes."""
-    env = gym.make("ogpo/RobomimicLift-v0")
-    rng = np.random.default_rng(3)
-    observations, actions, states, scenes = [], [], [], []
-    for seed in (3, 4):
-        observation, _ = env.reset(seed=seed)
-        scenes.append(env.unwrapped.model_xml)
-        for _ in range(8):
-            observations.append(observation)
-            states.append(env.unwrapped.state)
-            actions.append(rng.uniform(-1, 1, 7))
-            observation, *_ = env.step(actions[-1])
-    meta = {"env_id": "ogpo/RobomimicLift-v0", "env_kwargs": {}, **described(env)}
-    sizes = [env.unwrapped.robosuite.cube.size]  # of the second episode
-    _begin(env, 0, state=states[0], scene=scenes[0])
-    model = env.unwrapped.robosuite.sim.model
-    sizes.append(model.geom_size[model.geom_name2id("cube_g0")])
-    assert np.abs(np.subtract(*sizes)).max() > 1e-5 and f"{sizes[1][0]:.6f}"[:7] in scenes[0]
-    env.close()
-    data = DemonstrationSet(np.array(observations), np.array(actions), [8, 16], states=states, scenes=scenes, meta=meta)
-    data = load(save(data, tmp_path / "lift.hdf5"))
+class Shaky:
+    """An expert that does not know what it does."""
+
+    source = "random actions"
+
+    def act(self, observation, rng, noise):
+        return rng.uniform(-1.0, 1.0, 7).astype(np.float32)
+
+
+def test_robosuite_episodes_are_recorded_with_their_scenes_and_replay_in_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout, "resolve", lambda path: lambda env: Shaky())
+    lift = "ogpo/RobomimicLift-v0"
+    collected = collect(lift, 2, keep_failures=True, env_kwargs={"max_episode_steps": 6}, work=tmp_path / "work")
+    # What was written attempt by attempt is what is returned.
+    again = collect(lift, 2, keep_failures=True, env_kwargs={"max_episode_steps": 6}, work=tmp_path / "work")
+    np.testing.assert_array_equal(again.states, collected.states)
+    assert again.scenes == collected.scenes and collected.scenes[0] != collected.scenes[1]  # the cubes differ in size
+    assert list(collected.meta["observation_keys"]) == ["robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"]
+    collected.meta["env_kwargs"] = {}
+    data = load(save(collected, tmp_path / "lift-random.hdf5"))
+    assert data.meta["env_args"]["env_name"] == "Lift"
+    with h5py.File(tmp_path / "lift-random.hdf5") as file:
+        np.testing.assert_array_equal(file["data/demo_1/obs/object"][()], collected.episode(1).observations[:, 9:])
     # The controllers' memory is not part of a state, so executed actions only come close. robosuite observes within a control
     # step and not at its end, so restored states show what follows the recorded observation by a moment.
     for set_states, tolerance in ((False, 0.02), (True, 0.003)):
         outcome = replay(data, set_states=set_states)
         assert outcome.start == "states" and outcome.deviations.max() < tolerance
-        assert outcome.demonstrations.states.shape == (16, 32) and outcome.succeeded == 0
-    # Only the names of the parts tell that the vector is robomimic's.
-    assert list(data.meta["observation_keys"]) == ["robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"]
+        assert outcome.demonstrations.states.shape == (12, 32) and outcome.succeeded == 0
+    env = gym.make(lift)
+    found = []
+    for index in range(2):
+        _begin(env, 0, state=data.states[6 * index], scene=data.scenes[index])
+        model = env.unwrapped.robosuite.sim.model
+        found.append(model.geom_size[model.geom_name2id("cube_g0")].copy())
+    env.close()
+    for size, scene in zip(found, data.scenes, strict=True):
+        cube = next(geom for geom in ElementTree.fromstring(scene).iter("geom") if geom.get("name") == "cube_g0")
+        np.testing.assert_allclose(size, [float(number) for number in cube.get("size").split()], rtol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-5
 
 
 @pytest.mark.parametrize(

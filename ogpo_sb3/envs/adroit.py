@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ogpo_sb3.envs import images
-from ogpo_sb3.envs.registry import import_engine, use_egl_without_display
+from ogpo_sb3.envs.registry import import_engine, prepare_drawing
 
 if TYPE_CHECKING:
     from ogpo_sb3.demonstrations import DemonstrationSet
@@ -92,7 +92,7 @@ class AdroitEnv(gym.Env):
             raise ValueError(f'Adroit{task}: reward is "sparse" or "dense", not {reward!r}.')
         images.check_obs_type(f"Adroit{task}", obs_type)
         size = images.picture_size(f"Adroit{task}", image_size)
-        use_egl_without_display(render_mode if obs_type == "state" else "rgb_array")
+        prepare_drawing(render_mode if obs_type == "state" else "rgb_array")
         import_engine("gymnasium_robotics", "gymnasium-robotics", f"Adroit{task}", "adroit")
         # `unwrapped` drops the engine's own time limit: ours comes from the registration.
         self.engine: Any = gym.make(f"AdroitHand{task}-v1", render_mode=render_mode, disable_env_checker=True).unwrapped

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ogpo_sb3.envs import images
-from ogpo_sb3.envs.registry import import_engine, use_egl_without_display
+from ogpo_sb3.envs.registry import import_engine, prepare_drawing
 
 if TYPE_CHECKING:
     from ogpo_sb3.demonstrations import DemonstrationSet
@@ -74,7 +74,7 @@ class KitchenEnv(gym.Env):
         self.subtasks = subtask_names(subtasks)
         images.check_obs_type("Franka Kitchen", obs_type)
         size = images.picture_size("Franka Kitchen", image_size)
-        use_egl_without_display(render_mode if obs_type == "state" else "rgb_array")
+        prepare_drawing(render_mode if obs_type == "state" else "rgb_array")
         import_engine("gymnasium_robotics", "gymnasium-robotics", "Franka Kitchen", "kitchen")
         # `unwrapped` drops the engine's own time limit: ours comes from the registration.
         engine: gym.Env[Any, Any] = gym.make(

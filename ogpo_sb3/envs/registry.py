@@ -221,7 +221,7 @@ def install_command(extra: str | None) -> str:
     return f"`pip install {target}`" + (f" and `pip install --no-deps {second}`" if second else "")
 
 
-def use_egl_without_display(render_mode: str | None) -> None:
+def prepare_drawing(render_mode: str | None) -> None:
     """Let MuJoCo draw off screen where no display exists and the user chose no backend: EGL, else OSMesa.
 
     Must run before mujoco's renderer is imported, which reads MUJOCO_GL once.

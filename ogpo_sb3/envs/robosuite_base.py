@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ogpo_sb3.envs import images
-from ogpo_sb3.envs.registry import import_engine, use_egl_without_display
+from ogpo_sb3.envs.registry import import_engine, prepare_drawing
 from ogpo_sb3.envs.rendering import watched
 
 # Videos, pixels: the largest square that robosuite's off-screen buffer holds.
@@ -122,7 +122,7 @@ class RobosuiteEnv(gym.Env):
         self.cameras = () if obs_type == "state" else tuple(cameras)
         self.render_mode = render_mode
         self._draws = bool(self.cameras) or render_mode is not None
-        use_egl_without_display("rgb_array" if self._draws else None)
+        prepare_drawing("rgb_array" if self._draws else None)
         self._steps_after_success: int | None = None  # None: no success yet in this episode
         self._raw: Mapping[str, np.ndarray] = {}
         self._recorded_model: str | None = None  # given to set_state, until the engine loads its own again

@@ -67,6 +67,45 @@ def test_models_stand_side_by_side_on_the_episodes_that_evaluation_counts(models
     np.testing.assert_array_equal(left, right)
 
 
+class Walker:
+    """Another library's model, which walks straight to the goal."""
+
+    action_space = Reach().action_space
+    policy = None
+
+    def get_vec_normalize_env(self):
+        return None
+
+    def predict(self, observation, deterministic=False):
+        assert deterministic
+        return np.clip([2.0 * (observation[1] - observation[0])], -0.5, 0.5), None
+
+
+class Stander(Walker):
+    """One that stays."""
+
+    def predict(self, observation, deterministic=False):
+        return np.zeros(1), None
+
+
+def test_a_finished_episode_rests_on_its_last_frame(tmp_path):
+    video = record({"walks": Walker(), "stays": Stander()}, Drawn, tmp_path / "out.gif", seeds=[7, 8])
+    assert video.successes.tolist() == [[True, True], [False, False]]
+    frames = frames_of(tmp_path / "out.gif")
+    assert len(frames) == 21  # the failures last twenty steps
+    env = Drawn()
+    for row, seed in enumerate((7, 8)):
+        panel = frames[:, 56 * row + 24 : 56 * (row + 1), :64]
+        observation, _ = env.reset(seed=seed)
+        expected, done = [env.render()], False
+        while not done:
+            observation, _, done, _, _ = env.step(Walker().predict(observation, deterministic=True)[0])
+            expected.append(env.render())
+        assert len(expected) < 10
+        expected += [expected[-1]] * (21 - len(expected))
+        assert np.abs(panel.astype(int) - np.stack(expected)).max() <= 8  # a GIF's palette
+
+
 def test_one_model_fills_a_grid(models, tmp_path):
     record(models["after"], Drawn, tmp_path / "grid.gif", n_episodes=5, every=3, max_steps=6, size=16)
     frames = frames_of(tmp_path / "grid.gif")

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import importlib.util
 import json
 import pickle
 import sys
@@ -28,7 +29,11 @@ from tests.test_demonstrations import ENDS, LENGTHS, assert_same, make, make_dic
 register_environments()
 
 WIDTHS = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
-RAW_LIFT = Path(__file__).parents[1] / "../shared/data/robosuite_lift/demo.hdf5"
+# Recorded by hand, in robosuite's package.
+RAW_LIFT = (
+    Path(next(iter(importlib.util.find_spec("robosuite").submodule_search_locations)))
+    / "models/assets/demonstrations/lift/demo.hdf5"
+)
 
 
 def write_robomimic(path, pictures=True, lengths=LENGTHS, order=None, **changes):

@@ -1,7 +1,8 @@
 """Replays in the real simulators, and what inspection finds suspicious."""
 
+import pickle
 from dataclasses import replace
-from pathlib import Path
+from importlib import resources
 from xml.etree import ElementTree
 
 import gymnasium as gym
@@ -10,16 +11,17 @@ import numpy as np
 import pytest
 
 from ogpo_sb3.demonstrations import DemonstrationSet, load, save
-from ogpo_sb3.demonstrations.experts import collect, rollout
+from ogpo_sb3.demonstrations.experts import AdroitExpert, collect, rollout
 from ogpo_sb3.demonstrations.inspection import summary, warnings
 from ogpo_sb3.demonstrations.replay import _begin, replay
 from ogpo_sb3.envs import adroit
 from ogpo_sb3.envs.registry import TASKS, register_environments
+from tests.test_demonstration_files import RAW_LIFT
 from tests.test_demonstrations import make, make_dict
 
 register_environments()
 
-DATA = Path(__file__).parents[1] / "../shared/data"
+KITCHEN = resources.files("ogpo_sb3.demonstrations") / "data" / "kitchen_complete_v2_lowdim.npz"
 
 
 def test_push_t_recordings_replay_from_their_observations():
@@ -38,7 +40,7 @@ def test_push_t_recordings_replay_from_their_observations():
 
 
 def test_kitchen_rewards_are_recomputed_where_the_file_has_none():
-    data = load(DATA / "kitchen_complete_v2_lowdim.npz").subset(2)
+    data = load(str(KITCHEN)).subset(2)
     assert data.rewards is None
     outcome = replay(data, "ogpo/KitchenComplete-v0")
     shown = outcome.demonstrations
@@ -61,19 +63,29 @@ def test_collected_data_replay_exactly_from_their_seeds():
     assert second.deviations.max() == 0.0
 
 
-def test_human_door_openings_replay_from_their_initial_states():
-    data = load(DATA / "dapg/demonstrations/door-v0_demos.pickle")
-    # The same actions replayed by other means, as they were found: 8 of 25 succeed.
-    reference = np.load(DATA / "adroit_door_human_v1_replay.npz")
-    ends = reference["episode_ends"]
-    succeeded = np.array([part.any() for part in np.split(reference["success"], ends[:-1])])
-    chosen = [*np.flatnonzero(succeeded)[:2], *np.flatnonzero(~succeeded)[:2]]
-    outcome = replay(data.select(chosen))
-    assert outcome.start == "states" and outcome.demonstrations.successes.tolist() == [True, True, False, False]
-    assert outcome.demonstrations.meta["clipped_steps"] > 0 and np.abs(outcome.demonstrations.actions).max() <= 1.0
-    first = np.split(reference["observations"], ends[:-1])[chosen[0]]
-    n = outcome.demonstrations.episode_lengths[0]
-    np.testing.assert_allclose(outcome.demonstrations.episode(0).observations, first[:n], atol=1e-4)
+def test_dapg_recordings_replay_from_their_initial_states(tmp_path):
+    """Door openings in the form in which DAPG's were published, whose actions can leave the bounds."""
+    env, expert = gym.make("ogpo/AdroitDoor-v0"), AdroitExpert("Door")
+    rng = np.random.default_rng(0)
+    episodes = []
+    for seed in (1, 2):
+        observation, _ = env.reset(seed=seed)
+        start, observations, actions, done = env.unwrapped.engine.get_env_state(), [], [], False
+        while not done:
+            observations.append(observation)
+            action = expert.act(observation, rng).astype(np.float64)
+            observation, _, done, _, _ = env.step(action)
+            actions.append(np.where(np.abs(action) >= 1.0, 1.3 * action, action))
+        episode = {"observations": np.stack(observations), "actions": np.stack(actions), "init_state_dict": start}
+        episodes.append({**episode, "rewards": np.zeros(len(actions))})
+    env.close()
+    outside = sum((np.abs(episode["actions"]) > 1.0).any(axis=1).sum() for episode in episodes)
+    assert outside > 0
+    (tmp_path / "door.pickle").write_bytes(pickle.dumps(episodes))
+    outcome = replay(load(tmp_path / "door.pickle").select([1, 0]))
+    assert outcome.start == "states" and outcome.succeeded == 2 and outcome.deviations.max() < 1e-4
+    assert outcome.demonstrations.meta["clipped_steps"] == outside
+    assert np.abs(outcome.demonstrations.actions).max() == 1.0
 
 
 @pytest.mark.parametrize("task", list(adroit.STATE_PARTS))
@@ -91,7 +103,7 @@ def test_adroit_states_restore_the_start(task):
 
 
 def test_the_raw_lift_recording_becomes_observations(caplog):
-    whole = load(DATA / "robosuite_lift/demo.hdf5", observations="states").select([2])
+    whole = load(RAW_LIFT, observations="states").select([2])
     data = replace(  # the end of it, which takes less time
         whole,
         observations=whole.observations[-80:],

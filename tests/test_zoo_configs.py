@@ -87,13 +87,23 @@ def test_quick_entries_equal_the_preset(algorithm):
         assert arguments(content[env_id]) == expected, env_id
 
 
+def tiny(algorithm):
+    """Small networks, and a small buffer where there is one."""
+    settings = dict(policy_kwargs=dict(net_arch=[8], denoising_steps=2), buffer_size=100)
+    if "buffer_size" in constructor_keys(algorithm):
+        settings["policy_kwargs"]["n_critics"] = 3
+    else:  # on-policy: one value function
+        del settings["buffer_size"]
+    return settings
+
+
 def build(algorithm, env_id, preset, folder):
     """The model that RL-Zoo builds from an entry, made small."""
     from rl_zoo3.exp_manager import ExperimentManager
 
     config = find_config(algorithm, preset)
     entry = read_config(config)[env_id]
-    small = dict(policy_kwargs=dict(net_arch=[8], n_critics=3, denoising_steps=2), buffer_size=100)
+    small = tiny(ALGORITHMS[algorithm])
     if "demonstrations" not in entry:
         small |= dict(bc_steps=0, clip_bc=None)
     elif entry["demonstrations"].startswith("expert:"):
@@ -273,8 +283,10 @@ def test_drawn_settings_build_and_are_those_of_the_trial(algorithm):
         drawn = HYPERPARAMS_SAMPLER[algorithm](trial, 2, 1, {})
         assert HYPERPARAMS_CONVERTER[algorithm](trial.params) == drawn, "--trial-id gives back what was tried"
         assert set(drawn) <= constructor_keys(ALGORITHMS[algorithm])
-        drawn["policy_kwargs"]["n_critics"] = 2
-        model = ALGORITHMS[algorithm]("FlowPolicy", Bandit(), buffer_size=10, device="cpu", **drawn)
+        small = tiny(ALGORITHMS[algorithm])
+        small["policy_kwargs"] = {**drawn["policy_kwargs"], **small["policy_kwargs"]}
+        policy = next(iter(ALGORITHMS[algorithm].policy_aliases))
+        model = ALGORITHMS[algorithm](policy, Bandit(), device="cpu", **{**drawn, **small})
         assert model.gamma == drawn["gamma"] and model.batch_size == drawn["batch_size"]
         seen.append(drawn)
     assert seen[0] != seen[1]

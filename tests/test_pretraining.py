@@ -87,7 +87,7 @@ def test_wrong_checkpoints_are_named(tmp_path):
             OGPO("FlowPolicy", Reach(), pretrained_policy=tmp_path / name)
     with pytest.raises(ValueError, match="another architecture"):
         OGPO("FlowPolicy", Reach(), pretrained_policy=tmp_path / "bc.zip", policy_kwargs=dict(net_arch=[9]))
-    with pytest.raises(ValueError, match=r"time_scale=None, policy_kwargs want 1\.0"):
+    with pytest.raises(ValueError, match=r"time_scale=1000\.0, policy_kwargs want 1\.0"):
         OGPO("FlowPolicy", Reach(), pretrained_policy=tmp_path / "bc.zip", policy_kwargs=dict(time_scale=1.0))
     with pytest.raises(ValueError, match="observation_space"):
         OGPO("FlowPolicy", Bandit(), pretrained_policy=tmp_path / "bc.zip")

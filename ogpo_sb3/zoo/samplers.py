@@ -16,6 +16,8 @@ _SPACE: dict[str, tuple[str, dict[str, Any]]] = {
     "batch_size_pow": ("suggest_int", dict(low=6, high=9)),
     "actor_batch_size_pow": ("suggest_int", dict(low=4, high=8)),
     "group_size_pow": ("suggest_int", dict(low=2, high=5)),
+    "gae_lambda": ("suggest_categorical", dict(choices=[0.9, 0.95, 0.98])),
+    "n_epochs": ("suggest_categorical", dict(choices=[1, 5, 10])),
     "clip_range": ("suggest_float", dict(low=1e-3, high=0.3, log=True)),
     "tau": ("suggest_float", dict(low=1e-3, high=0.1, log=True)),
     "actor_tau": ("suggest_float", dict(low=1e-3, high=0.1, log=True)),
@@ -35,9 +37,12 @@ _COMMON = ("learning_rate", "critic_learning_rate", "one_minus_gamma", "batch_si
 _OF_THE_POLICY = ("n_critics", "denoising_steps", "noise_std")
 _OGPO = ("actor_batch_size_pow", "group_size_pow", "clip_range", "utd_critic", "utd_actor", *_OF_THE_POLICY)
 _PLUS = ("best_of_n", "bc_coef")
+_ON_POLICY = ("clip_range", "gae_lambda", "n_epochs", "denoising_steps")
 # Beside what all have. An algorithm that is not listed varies of the common ones those that its constructor takes.
 _OWN: dict[str, tuple[str, ...]] = {
     "ogpo": _OGPO,
+    "dppo": _ON_POLICY,
+    "reinflow": _ON_POLICY,
     "ogpo_plus": (*_OGPO, *_PLUS),
     "ogpo_ca": (*_OGPO, *_PLUS),
     "ogpo_chi2": (*_OGPO, *_PLUS, "chi2_coef", "pessimism", "slow_tau"),

@@ -160,6 +160,26 @@ def test_up_is_up_in_pictures():
     env.close()
 
 
+def test_two_environments_of_a_process_draw_each_its_own_scene():
+    def pictures(env):
+        yield env.reset(seed=0)[0]
+        yield env.step(np.full(env.action_space.shape, 0.3))[0]
+        yield env.unwrapped.set_state(env.unwrapped.state)
+        yield env.render()
+
+    kwargs = {"obs_type": "image", "cameras": ["agentview"], "image_size": 36, "hard_reset": False}
+    lift, can = (RobomimicEnv(task, **kwargs, render_mode="rgb_array") for task in ("Lift", "Can"))
+    door = gym.make("ogpo/AdroitDoor-v0", obs_type="image", image_size=36)
+    apart = list(pictures(lift))
+    together = []
+    for picture, *_ in zip(pictures(lift), pictures(can), strict=True):
+        together.append(picture)
+        door.reset(seed=0)  # another engine's renderer
+    assert all(np.array_equal(one, other) for one, other in zip(apart, together, strict=True))
+    for env in (door, can, lift):
+        env.close()
+
+
 def test_lifting_the_cube_succeeds_and_ends_the_episode(lift_env):
     lift_env.reset(seed=0)
     rewards, infos, done = lift(lift_env)

@@ -290,5 +290,19 @@ class RobosuiteEnv(gym.Env):
     def _info(self, success: bool) -> dict[str, Any]:
         return {"is_success": self._steps_after_success is not None, "success": success}
 
-    def _drawing(self) -> contextlib.AbstractContextManager[None]:
-        return watched(self.name) if self._draws else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Around whatever may draw: watched, and with this environment's OpenGL context as the current one.
+
+        robosuite makes a context current once, when it is made: a second environment of the process, such as one for
+        evaluation, would have the first draw into the wrong one from then on.
+        """
+        if not self._draws:
+            yield
+            return
+        with watched(self.name):
+            simulator = getattr(getattr(self, "robosuite", None), "sim", None)
+            context = getattr(simulator, "_render_context_offscreen", None)
+            if context is not None:
+                context.gl_ctx.make_current()
+            yield

@@ -127,7 +127,7 @@ def test_registering_twice_changes_nothing():
 def test_the_registry_imports_no_simulator():
     engines = ("mujoco", "gymnasium_robotics", "robosuite", "libero", "gym_pusht", "pymunk", "h5py", "minari")
     code = (
-        "import sys; from ogpo_sb3.envs.registry import register_environments; register_environments(); "
+        "import sys, ogpo_sb3.doctor; from ogpo_sb3.envs.registry import register_environments; register_environments(); "
         f"print([m for m in {engines} if m in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -138,12 +139,14 @@ def test_pictures_in_a_process_of_their_own():
 
 def test_a_renderer_that_hangs_ends_its_worker_and_names_the_variable():
     """The parent gets an error at once instead of waiting forever."""
-    code = """
-import multiprocessing, time
-from ogpo_sb3.envs.rendering import watched
+    code = f"""
+import importlib.util, multiprocessing, time
+spec = importlib.util.spec_from_file_location("rendering", {rendering.__file__!r})  # alone, which is quicker
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
 
 def work(pipe):
-    with watched("RobomimicLift", limit=0.5):
+    with module.watched("RobomimicLift", limit=0.5):
         time.sleep(60)
     pipe.send("never")
 
@@ -162,12 +165,14 @@ if __name__ == "__main__":
     assert "RobomimicLift has not finished a picture in 0 s (MUJOCO_GL is" in ran.stderr
 
 
-def test_watching_costs_nothing_once_it_is_over(caplog):
+def test_watching_ends_with_what_is_watched(caplog):
     with rendering.watched("Kitchen", limit=0.05):
         pass
-    th.tensor(0.0)
-    subprocess.run([sys.executable, "-c", "import time; time.sleep(0.1)"], check=True)
+    time.sleep(0.15)
     assert not caplog.records
+    with rendering.watched("Kitchen", limit=0.05):  # in the main process, which is not ended
+        time.sleep(0.15)
+    assert [record.message.startswith("Kitchen has not finished") for record in caplog.records] == [True]
 
 
 def test_a_backend_is_tried_in_another_process(monkeypatch):

@@ -390,7 +390,7 @@ def test_trees_of_inputs():
     assert signature(nested) == signature(copied) != signature((model._sample(9),))
     for old, new in zip(leaves(nested), leaves(copied), strict=True):
         assert th.equal(old, new) and old.data_ptr() != new.data_ptr()
-    assert len(leaves(nested)) == 11
+    assert len(leaves(nested)) == 12
 
 
 @pytest.mark.parametrize("algorithm", [OGPO, OGPOCA])

@@ -27,6 +27,7 @@ class ChunkReplaySamples(NamedTuple):
     :param valid: (B, h), 1 for the first k steps
     :param mc_returns: (B, 1), discounted return from the first step to the end of its episode
     :param mc_valid: (B, 1), 1 where that end is known
+    :param step_rewards: (B, h), reward of each step, 0 where it is not valid
     :param decision: arrays recorded with the decision that begins the window; None without ``aligned=True``
     """
 
@@ -39,6 +40,7 @@ class ChunkReplaySamples(NamedTuple):
     valid: th.Tensor
     mc_returns: th.Tensor
     mc_valid: th.Tensor
+    step_rewards: th.Tensor
     decision: dict[str, th.Tensor] | None = None
 
 
@@ -239,8 +241,8 @@ class ChunkReplayBuffer(StepStream):
         flat, valid, last = self._windows(rows, envs)
         k = valid.sum(axis=1)
         # Normalised rewards are clipped one by one, so this comes before the sum
-        step_rewards = self._normalize_reward(self.rewards.reshape(-1)[flat], env)
-        rewards = (step_rewards * self._powers[:-1] * valid).sum(axis=1, keepdims=True)
+        step_rewards = self._normalize_reward(self.rewards.reshape(-1)[flat], env) * valid
+        rewards = (step_rewards * self._powers[:-1]).sum(axis=1, keepdims=True)
         start = flat[:, 0]
         mc_returns = self.mc_returns.reshape(-1)[start]
         if env is not None and env.norm_reward:
@@ -258,6 +260,7 @@ class ChunkReplayBuffer(StepStream):
             valid=self._tensor(valid.astype(np.float32)),
             mc_returns=self._tensor(mc_returns[:, None]),
             mc_valid=self._tensor(self.mc_valid.reshape(-1)[start][:, None].astype(np.float32)),
+            step_rewards=self._tensor(step_rewards.astype(np.float32)),
             decision=decision,
         )
 

@@ -164,6 +164,17 @@ class GCPActor(FeatureModel, BoundedPolicy):
         """
         return self.gcp.sample(self.features(obs), noise)
 
+    def sample_each(self, obs: PyTorchObs, latents: th.Tensor) -> th.Tensor:
+        """
+        Deterministic sampler (ODE) for several latents per observation.
+
+        :param obs: observations (B)
+        :param latents: (B, N, D)
+        :return: (B, N, D) in [-1, 1]
+        """
+        features = self.features(obs).repeat_interleave(latents.shape[1], dim=0)
+        return self.gcp.sample(features, latents.flatten(0, 1)).view(latents.shape)
+
     def sample_chain(self, obs: PyTorchObs, n: int = 1) -> Chain:
         """
         Stochastic sampler (SDE), n chains per observation, chains of one observation adjacent.
@@ -228,6 +239,14 @@ class ChunkCritic(FeatureModel):
         :return: (M, B), or (M, B, G)
         """
         return self.ensemble(self.features(obs), actions)
+
+
+def batch_size(obs: PyTorchObs) -> int:
+    """
+    :param obs: a batch of observations, or a dict of them
+    :return: B
+    """
+    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
 
 
 def frozen_copy(module: nn.Module) -> Any:

@@ -5,22 +5,27 @@ from collections import defaultdict
 from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq
 from stable_baselines3.common.utils import get_device
-from stable_baselines3.common.vec_env import VecEnv
 
-from ogpo_sb3.common.async_collection import AsyncCollectionMixin
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.captured import CapturedStep
+from ogpo_sb3.common.collecting import CollectingMixin
+from ogpo_sb3.common.critic_pretraining import CriticPretrainingMixin
 from ogpo_sb3.common.chunked_env import chunk_env, chunk_like
-from ogpo_sb3.common.errors import TrainingDivergedError
-from ogpo_sb3.common.options import check_at_least, check_pretraining, check_shared
+from ogpo_sb3.common.options import (
+    check_at_least,
+    check_critic_pretraining,
+    check_heads,
+    check_pretraining,
+    check_shared,
+    check_targets,
+)
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.policies import DiffusionPolicy, FlowPolicy, GCPPolicy
 from ogpo_sb3.common.precision import check_precision
@@ -29,21 +34,74 @@ from ogpo_sb3.common.progress import StepProgressBar
 from ogpo_sb3.common.saving import SavingMixin
 from ogpo_sb3.common.schedules import Schedule, as_schedule
 from ogpo_sb3.common.updates import UpdatesMixin
-from ogpo_sb3.envs.chunking import chunk_size_of, steps_in
+from ogpo_sb3.envs.chunking import chunk_size_of
 
 SelfGCP = TypeVar("SelfGCP", bound="GCPOffPolicyAlgorithm")
 
 
-class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin, SavingMixin):
+class GCPOffPolicyAlgorithm(PretrainingMixin, CriticPretrainingMixin, UpdatesMixin, CollectingMixin, SavingMixin):
     """
     SB3's off-policy algorithm for generative control policies over action chunks.
 
     ``num_timesteps`` and everything derived from it (``learn``'s total, ``learning_starts``, update ratios, schedules,
     log axes) count *environment steps*, summed over environments; a decision executes up to ``chunk_size`` of them.
-    Arguments are documented in the algorithms.
+    These arguments are shared by all algorithms, some of which have other defaults.
+
+    :param policy: "FlowPolicy" or a policy class
+    :param env: environment, its id or a chunked vectorised environment; a plain one is wrapped in ``chunk_size``
+    :param learning_rate: of everything that acts; number, "lin_<number>", SB3 schedule or ``WarmupCosine``
+    :param critic_learning_rate: of the critics
+    :param bc_learning_rate: of behaviour cloning before RL
+    :param buffer_size: replay size, environment steps
+    :param learning_starts: environment steps before the first update; explored by the pre-trained policy where there is one
+        (with no offline data in the batches this is WSRL's warm-up), uniformly otherwise
+    :param critic_warmup_updates: critic-only updates before the first actor update, not counted in ``n_updates``
+    :param critic_pretrain_updates: critic updates on the demonstrations alone, at the end of ``pretrain``
+    :param calql_coef: Cal-QL's alpha in them; 0 for plain TD learning
+    :param batch_size: windows per critic step
+    :param actor_batch_size: windows or states per actor step
+    :param tau: Polyak rate of the target critics
+    :param actor_tau: Polyak rate of the EMA actor
+    :param gamma: discount per environment step
+    :param train_freq: as in SB3, in environment steps
+    :param gradient_steps: critic updates per ``train_freq`` (per env step with -1); owed per executed step, 1 when None
+    :param utd_critic: critic updates per environment step, in place of ``gradient_steps``; fractions accrue
+    :param utd_actor: actor updates per environment step; fractions accrue
+    :param chunk_size: environment steps per decision; None: the wrapper's, the checkpoint's, the recommended one, or 1
+    :param q_agg: how heads are combined in TD targets: "mean", "min" or "subsample"
+    :param success_bc: the algorithm's form with a success buffer, see there; silent until successes exist
+    :param bc_coef: coefficient of cloning in the actor's loss
+    :param success_critic: a second critic step per update on windows of successful episodes
+    :param mc_coef: coefficient of regression on Monte-Carlo returns of finished episodes
+    :param target_range: TD targets are clamped to this interval (low, high)
+    :param demonstrations: file, ``minari:<id>``, ``shipped:<name>`` or ``DemonstrationSet``
+    :param bc_steps: updates of behaviour cloning before RL
+    :param clip_bc: stop behaviour cloning at this success rate, judged by the ODE sampler
+    :param pretrained_policy: BC checkpoint written by ``model.policy.save``, in place of ``bc_steps``
+    :param offline_ratio: share of demonstration windows in every batch
+    :param max_grad_norm: gradient norms are clipped to this
+    :param precision: of an update's matrix products: "fp32", "bf16", "bf16_full" or "tf32", see :class:`ogpo_sb3.OGPO`
+    :param async_collection: run a rollout's updates while the workers of a ``SubprocVecEnv`` execute the next decision
+    :param action_noise: added to the behaviour policy's actions
+    :param replay_buffer_class: a subclass of ``ChunkReplayBuffer``
+    :param replay_buffer_kwargs: its further arguments
+    :param optimize_memory_usage: refused: observations are stored once anyway
+    :param n_steps: refused unless 1: the chunk is the n-step return
+    :param policy_kwargs: see :class:`ogpo_sb3.common.policies.GCPPolicy`
+    :param stats_window_size: episodes that rollout statistics average over
+    :param tensorboard_log: TensorBoard folder
+    :param verbose: 0 silent, 1 information, 2 debugging
+    :param seed: seed of every random draw
+    :param device: "cpu", "cuda", "auto"
+    :param _init_setup_model: build networks at construction
+    :raises ValueError: unknown or contradictory options
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    # What a policy class must derive from: an algorithm's own networks are in its policy.
+    policy_base: ClassVar[type[GCPPolicy]] = GCPPolicy
+    # Attributes that the policy needs to act, and keeps when it is saved alone.
+    policy_settings: ClassVar[tuple[str, ...]] = ()
     policy: GCPPolicy
     actor: GCPActor
     replay_buffer: ChunkReplayBuffer
@@ -52,41 +110,50 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
         self,
         policy: str | type[GCPPolicy],
         env: GymEnv | str | None,
-        learning_rate: float | str | Schedule,
-        critic_learning_rate: float | str | Schedule,
-        bc_learning_rate: float | str | Schedule,
-        buffer_size: int,
-        learning_starts: int,
-        critic_warmup_updates: int,
-        batch_size: int,
-        tau: float,
-        actor_tau: float,
-        gamma: float,
-        train_freq: int | tuple[int, str],
-        gradient_steps: int | None,
-        utd_critic: float | None,
-        utd_actor: float,
-        chunk_size: int | None,
-        demonstrations: Any,
-        bc_steps: int,
-        clip_bc: float | None,
-        pretrained_policy: str | pathlib.Path | None,
-        offline_ratio: float,
-        max_grad_norm: float,
-        precision: str,
-        async_collection: bool,
-        action_noise: ActionNoise | None,
-        replay_buffer_class: type[ChunkReplayBuffer] | None,
-        replay_buffer_kwargs: dict[str, Any] | None,
-        optimize_memory_usage: bool,
-        n_steps: int,
-        policy_kwargs: dict[str, Any] | None,
-        stats_window_size: int,
-        tensorboard_log: str | None,
-        verbose: int,
-        device: th.device | str,
-        seed: int | None,
-        _init_setup_model: bool,
+        learning_rate: float | str | Schedule = 3e-4,
+        critic_learning_rate: float | str | Schedule = 3e-4,
+        bc_learning_rate: float | str | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 20_000,
+        critic_warmup_updates: int = 0,
+        critic_pretrain_updates: int = 0,
+        calql_coef: float = 0.0,
+        batch_size: int = 256,
+        actor_batch_size: int = 256,
+        tau: float = 0.05,
+        actor_tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int | None = None,
+        utd_critic: float | None = None,
+        utd_actor: float = 1.0,
+        chunk_size: int | None = None,
+        q_agg: str = "mean",
+        success_bc: bool = False,
+        bc_coef: float = 1.0,
+        success_critic: bool = False,
+        mc_coef: float = 0.0,
+        target_range: tuple[float, float] | None = None,
+        demonstrations: Any = None,
+        bc_steps: int = 0,
+        clip_bc: float | None = None,
+        pretrained_policy: str | pathlib.Path | None = None,
+        offline_ratio: float = 0.0,
+        max_grad_norm: float = 10.0,
+        precision: str = "fp32",
+        async_collection: bool = False,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ChunkReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
     ):
         if utd_critic is not None and gradient_steps is not None:
             raise ValueError(
@@ -97,9 +164,21 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
         check_at_least(
             buffer_size=(buffer_size, 1),
             batch_size=(batch_size, 1),
+            actor_batch_size=(actor_batch_size, 1),
             learning_starts=(learning_starts, 0),
             critic_warmup_updates=(critic_warmup_updates, 0),
+            critic_pretrain_updates=(critic_pretrain_updates, 0),
+            calql_coef=(calql_coef, 0),
+            bc_coef=(bc_coef, 0),
+            mc_coef=(mc_coef, 0),
         )
+        check_targets(q_agg, target_range)
+        check_critic_pretraining(critic_pretrain_updates, calql_coef, demonstrations)
+        if isinstance(policy, type) and not issubclass(policy, self.policy_base):
+            raise ValueError(
+                f"{type(self).__name__} needs a policy derived from {self.policy_base.__name__}, found {policy.__name__}; the "
+                f"names {list(self.policy_aliases)} choose a suitable one"
+            )
         check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, offline_ratio)
         if optimize_memory_usage:
             raise NotImplementedError("optimize_memory_usage is not needed: the chunk buffer stores each observation once")
@@ -142,7 +221,12 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
         )
         self.critic_learning_rate, self.bc_learning_rate = critic_learning_rate, bc_learning_rate
         self.actor_tau = actor_tau
+        self.actor_batch_size = actor_batch_size
+        self.q_agg, self.target_range = q_agg, target_range
+        self.success_bc, self.bc_coef = success_bc, bc_coef
+        self.success_critic, self.mc_coef = success_critic, mc_coef
         self.critic_warmup_updates = critic_warmup_updates
+        self.critic_pretrain_updates, self.calql_coef = critic_pretrain_updates, calql_coef
         self.utd_critic, self.utd_actor = utd_critic, utd_actor
         self.demonstrations, self.bc_steps, self.clip_bc = demonstrations, bc_steps, clip_bc
         self.pretrained_policy = pretrained_policy
@@ -153,6 +237,7 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
         self._num_decisions = 0
         self._n_actor_updates = 0
         self._n_warmup_updates = 0
+        self._n_critic_pretrain_updates = 0
         self._critic_debt = 0.0  # fraction of a critic update owed
         self._actor_debt = 0.0  # fraction of an actor update owed
         self._show_progress = False
@@ -183,6 +268,9 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
             self.replay_buffer_class = ChunkReplayBuffer
         self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "chunk_size": self.chunk_size, "gamma": self.gamma}
         super()._setup_model()
+        check_heads(self.q_agg, self.policy.n_critics)
+        for name in self.policy_settings:
+            setattr(self.policy, name, getattr(self, name))
         self._create_aliases()
         self._prepare_optimizers()
         self._setup_pretraining()
@@ -190,6 +278,8 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
     def _create_aliases(self) -> None:
         self.actor, self.actor_ema, self.actor_slow = self.policy.actor, self.policy.actor_ema, self.policy.actor_slow
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+        for name in (*self.policy.actor_names, *self.policy.critic_names):  # of an algorithm's own
+            setattr(self, name, getattr(self.policy, name))
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -232,91 +322,6 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
         # A chunk may overshoot the total; a negative remainder would make a user's schedule return a negative rate.
         self._current_progress_remaining = min(max(self._current_progress_remaining, 0.0), 1.0)
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Before ``learning_starts``: the pre-trained behaviour policy without best-of-N (its critic knows nothing yet)."""
-        if not (self.pretrained and self.num_timesteps < learning_starts):
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        best_of_n, self.policy.best_of_n = self.policy.best_of_n, 1
-        try:
-            return super()._sample_action(0, action_noise, n_envs)
-        finally:
-            self.policy.best_of_n = best_of_n
-
-    def collect_rollouts(
-        self,
-        env: VecEnv,
-        callback: BaseCallback,
-        train_freq: TrainFreq,
-        replay_buffer: ChunkReplayBuffer,  # type: ignore[override]
-        action_noise: ActionNoise | None = None,
-        learning_starts: int = 0,
-        log_interval: int | None = None,
-    ) -> RolloutReturn:
-        """
-        SB3's loop, counting the environment steps that each decision executed.
-
-        :param env: vectorised environment
-        :param callback: called once per decision
-        :param train_freq: at least this many environment steps (times n_envs) or episodes are collected
-        :param replay_buffer: where windows are stored
-        :param action_noise: added to the behaviour policy's actions
-        :param learning_starts: environment steps before the policy is used (if it is not pre-trained)
-        :param log_interval: log every so many episodes
-        :return: environment steps (in ``episode_timesteps``), episodes, whether to go on
-        """
-        self.policy.set_training_mode(False)
-        assert isinstance(env, VecEnv), "You must pass a VecEnv"
-        assert train_freq.frequency > 0, "Should at least collect one step or episode."
-        by_episode = train_freq.unit == TrainFrequencyUnit.EPISODE
-        assert not (by_episode and env.num_envs > 1), "You must use only one env when doing episodic training."
-        wanted = train_freq.frequency if by_episode else train_freq.frequency * env.num_envs
-        steps = episodes = 0
-
-        callback.on_rollout_start()
-        if self._last_obs is None:
-            # A callback used the environment for something else, an evaluation say: its episodes are interrupted.
-            replay_buffer.cut()
-            self._last_obs = env.reset()  # type: ignore[assignment]
-            self._note_original_obs()
-        while (episodes if by_episode else steps) < wanted:
-            actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
-            if not np.isfinite(actions).all():
-                culprit = "the policy's action" if _is_finite(self._last_obs) else "the observation after a reset"
-                raise TrainingDivergedError(culprit, self.num_timesteps)
-            new_obs, rewards, dones, infos = self._step_environments(env, actions)
-            executed = sum(steps_in(info) for info in infos)
-            self.num_timesteps += executed
-            self._num_decisions += env.num_envs
-            steps += executed
-
-            callback.update_locals(locals())
-            if not callback.on_step():
-                # This chunk was executed and is not stored: what follows begins behind it and does not join what came before.
-                replay_buffer.cut()
-                self._last_obs = new_obs  # type: ignore[assignment]
-                self._note_original_obs()
-                return RolloutReturn(steps, episodes, continue_training=False)
-            self._update_info_buffer(infos, dones)
-            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
-            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            self._on_step()
-            for idx in np.flatnonzero(dones):
-                episodes += 1
-                self._episode_num += 1
-                if action_noise is not None:
-                    action_noise.reset(**(dict(indices=[int(idx)]) if env.num_envs > 1 else {}))
-                if log_interval is not None and self._episode_num % log_interval == 0:
-                    self.dump_logs()
-        callback.on_rollout_end()
-        return RolloutReturn(steps, episodes, continue_training=True)
-
-    def _note_original_obs(self) -> None:
-        """Observations are stored as they were before VecNormalize."""
-        if self._vec_normalize_env is not None:
-            self._last_original_obs = self._vec_normalize_env.get_original_obs()
-
     def learn(
         self: SelfGCP,
         total_timesteps: int,
@@ -339,6 +344,8 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
         assert self.env is not None, "You must set the environment before calling learn()"
         if self.pretraining_due:
             self.pretrain(progress_bar=progress_bar or self.verbose > 0)
+        if self.critic_pretraining_due:
+            self.pretrain_critic(progress_bar=progress_bar or self.verbose > 0)
         self._show_progress = progress_bar
         # The stock progress bar looks for this name among the local variables.
         total_timesteps, callback = self._setup_learn(
@@ -375,15 +382,10 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, UpdatesMixin, AsyncCollectionMixin
     # -- saving ---------------------------------------------------------------------------------------------------
 
     def _excluded_save_params(self) -> list[str]:
-        aliases = ["actor", "actor_ema", "actor_slow", "critic", "critic_target"]
+        aliases = ["actor_ema", "actor_slow", "critic_target", *self.policy.actor_names, *self.policy.critic_names]
         sources = [] if isinstance(self.demonstrations, str) else ["demonstrations"]
         passing = ["_metrics", "_captured", "_diverged"]
         return [*super()._excluded_save_params(), *aliases, *sources, *self._pretraining_excluded(), *passing]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "actor.optimizer", "critic.optimizer"], []
-
-
-def _is_finite(observation: Any) -> bool:
-    values = observation.values() if isinstance(observation, dict) else [observation]
-    return all(bool(np.isfinite(value).all()) for value in values)
+        return ["policy", *(f"{name}.optimizer" for name in (*self.policy.actor_names, *self.policy.critic_names))], []

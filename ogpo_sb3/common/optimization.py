@@ -1,7 +1,8 @@
 """Steps of optimisers and of slow copies, each as few operations over all parameters at once."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch as th
@@ -91,3 +92,20 @@ def polyak(source: nn.Module, target: nn.Module, rate: float) -> None:
 
 def _data(parameters: Iterable[nn.Parameter]) -> list[Any]:
     return [parameter.data for parameter in parameters]
+
+
+@contextmanager
+def without_gradient_of(network: nn.Module) -> Iterator[None]:
+    """
+    Differentiate through a network, a critic say, without computing its own gradient.
+
+    :param network: whose parameters are constants until the block ends
+    """
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

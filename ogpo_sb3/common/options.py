@@ -4,6 +4,8 @@ import math
 import sys
 from typing import Any
 
+from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
+
 
 def check_shared(
     tau: float,
@@ -54,3 +56,46 @@ def check_pretraining(
         raise ValueError(f"clip_bc={clip_bc} stops behaviour cloning, but bc_steps is 0")
     if offline_ratio > 0 and demonstrations is None:
         raise ValueError(f"offline_ratio={offline_ratio} needs demonstrations with rewards, found None")
+
+
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """
+    :param name: of the argument
+    :param value: given
+    :param allowed: what it may be
+    :raises ValueError: it is something else
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}, found {value!r}")
+
+
+def check_targets(q_agg: str, target_range: tuple[float, float] | None) -> None:
+    """What TD targets are made of, see :class:`ogpo_sb3.common.off_policy.GCPOffPolicyAlgorithm`."""
+    check_choice("q_agg", q_agg, Q_AGGREGATIONS)
+    if target_range is not None and not (len(target_range) == 2 and target_range[0] < target_range[1]):
+        raise ValueError(f"target_range must be (low, high) with low < high, found {target_range}")
+
+
+def check_heads(q_agg: str, n_critics: int) -> None:
+    """An aggregation that needs more heads than there are."""
+    if q_agg == "subsample" and n_critics < 2:
+        raise ValueError(f"q_agg='subsample' needs n_critics >= 2, found {n_critics}")
+
+
+def check_critic_pretraining(updates: int, calql_coef: float, demonstrations: Any) -> None:
+    """A critic phase before RL without data, or with options and no phase."""
+    if updates > 0 and demonstrations is None:
+        raise ValueError(f"critic_pretrain_updates={updates} needs demonstrations with rewards, found None")
+    if calql_coef > 0 and updates == 0:
+        raise ValueError(f"calql_coef={calql_coef} is part of critic pre-training, but critic_pretrain_updates is 0")
+
+
+def check_positive(name: str, value: float, most: float = math.inf) -> None:
+    """
+    :param name: of the argument
+    :param value: given
+    :param most: the largest that makes sense
+    :raises ValueError: it is not in (0, most]
+    """
+    if not 0.0 < value <= most:
+        raise ValueError(f"{name} must lie in (0, {most:g}], found {value}")

@@ -14,8 +14,17 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_act
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from ogpo_sb3.common.features import BoundedPolicy, ChunkCritic, GCPActor, default_features_extractor, frozen_copy
+from ogpo_sb3.common.features import (
+    BoundedPolicy,
+    ChunkCritic,
+    GCPActor,
+    ObservationNormalizer,
+    batch_size,
+    default_features_extractor,
+    frozen_copy,
+)
 from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
 from ogpo_sb3.critics import aggregate
 from ogpo_sb3.gcp import DiffusionGCP, FlowGCP, GenerativeControlPolicy
 
@@ -52,6 +61,11 @@ class GCPPolicy(BoundedPolicy):
     """
 
     gcp_class: ClassVar[type[GenerativeControlPolicy]]
+    # Networks with an ``optimizer``, by the learning rate they follow; an algorithm's own policy may have more of them.
+    actor_names: tuple[str, ...] = ("actor",)
+    critic_names: tuple[str, ...] = ("critic",)
+    # Arguments of an algorithm's own policy that decide how it acts, with their defaults: saved with the policy.
+    settings: ClassVar[dict[str, Any]] = {}
     actor: GCPActor
     actor_ema: GCPActor
     actor_slow: GCPActor | None
@@ -81,6 +95,7 @@ class GCPPolicy(BoundedPolicy):
         slow_actor: bool = False,
         **gcp_kwargs: Any,
     ):
+        own = {name: gcp_kwargs.pop(name, default) for name, default in self.settings.items()}
         given_by_policy = {"features_dim", "action_dim", "chunk_size", "net_arch", "activation_fn"}
         known = set(inspect.signature(self.gcp_class).parameters) - given_by_policy
         unknown = sorted(set(gcp_kwargs) - known)
@@ -108,6 +123,9 @@ class GCPPolicy(BoundedPolicy):
         self.best_of_n, self.subsample_bon = best_of_n, subsample_bon
         self.slow_actor = slow_actor
         self.gcp_kwargs = gcp_kwargs
+        for name, value in own.items():
+            setattr(self, name, value)
+        self.base_only = False  # explore with the generative actor alone, whatever an algorithm adds to it
         self._build(lr_schedule)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -147,6 +165,32 @@ class GCPPolicy(BoundedPolicy):
             activation_fn=self.activation_fn,
         )
 
+    def make_gaussian(self, context_dim: int = 0) -> TanhGaussian:
+        """
+        A Gaussian actor with the flow's observations and hidden layers, for algorithms that add one to it.
+
+        :param context_dim: width of its further input
+        """
+        net_arch, _ = get_actor_critic_arch(self.net_arch)
+        return TanhGaussian(
+            **self._model_kwargs(),
+            keys=self.actor_keys,
+            net_arch=net_arch,
+            activation_fn=self.activation_fn,
+            context_dim=context_dim,
+        )
+
+    def make_temperature(self, initial: float, lr_schedule: Schedule) -> Temperature:
+        """
+        An entropy coefficient with its optimiser.
+
+        :param initial: value before training
+        :param lr_schedule: learning rate at construction
+        """
+        temperature = Temperature(initial)
+        temperature.optimizer = self.make_optimizer(temperature, lr_schedule(1), weight_decay=0.0)
+        return temperature
+
     def make_optimizer(self, module: nn.Module, lr: float, **defaults: Any) -> th.optim.Optimizer:
         """
         :param module: whose parameters are trained
@@ -154,6 +198,16 @@ class GCPPolicy(BoundedPolicy):
         :param defaults: arguments that ``optimizer_kwargs`` overrides
         """
         return self.optimizer_class(module.parameters(), lr=lr, **{**defaults, **(self.optimizer_kwargs or {})})  # type: ignore[call-arg]
+
+    @property
+    def trained(self) -> list[nn.Module]:
+        """The networks that have an optimiser."""
+        return [getattr(self, name) for name in (*self.actor_names, *self.critic_names)]
+
+    @classmethod
+    def family(cls) -> str:
+        """Name of the policy's family: policies of one family can start from each other's BC checkpoints."""
+        return next(c.__name__ for c in cls.__mro__ if "gcp_class" in vars(c))
 
     def add_slow_actor(self) -> None:
         """Begin to keep a slow actor, equal to the EMA actor now."""
@@ -178,9 +232,11 @@ class GCPPolicy(BoundedPolicy):
 
         :param observations: (n, ...) raw observations, or a dict of them
         """
-        for model in (*self.actor_copies(), self.critic, self.critic_target):
-            if model.normalizer is not None:
-                model.normalizer.fit(observations)
+        for normalizer in self._normalizers():
+            normalizer.fit(observations)
+
+    def _normalizers(self) -> list[ObservationNormalizer]:
+        return [module for module in self.modules() if isinstance(module, ObservationNormalizer)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """
@@ -191,7 +247,7 @@ class GCPPolicy(BoundedPolicy):
         content = {
             "state_dict": self.state_dict(),
             "data": self._get_constructor_parameters(),
-            "policy_class": type(self).__name__,
+            "policy_class": self.family(),
             "gcp_names": sorted(self.gcp_kwargs),
         }
         with atomic_write(path) as file:
@@ -206,8 +262,8 @@ class GCPPolicy(BoundedPolicy):
         :raises ValueError: another family of policies, other spaces or another architecture
         """
         saved = read_policy_file(path, self.device)
-        if saved["policy_class"] != type(self).__name__:
-            raise ValueError(f"{path} holds a {saved['policy_class']}, wanted a {type(self).__name__}")
+        if saved["policy_class"] != self.family():
+            raise ValueError(f"{path} holds a {saved['policy_class']}, wanted a {self.family()}")
         for name in ("observation_space", "action_space"):
             if saved["data"][name] != getattr(self, name):
                 raise ValueError(f"{path} was trained with {name} {saved['data'][name]}, wanted {getattr(self, name)}")
@@ -234,9 +290,8 @@ class GCPPolicy(BoundedPolicy):
         self.actor_ema.load_state_dict(state)
         self.synchronise_actors()
         if self.actor_ema.normalizer is not None:
-            for critic in (self.critic, self.critic_target):
-                assert critic.normalizer is not None
-                critic.normalizer.load_state_dict(self.actor_ema.normalizer.state_dict())
+            for normalizer in self._normalizers():
+                normalizer.load_state_dict(self.actor_ema.normalizer.state_dict())
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -257,49 +312,86 @@ class GCPPolicy(BoundedPolicy):
             best_of_n=self.best_of_n,
             subsample_bon=self.subsample_bon,
             slow_actor=self.slow_actor,
+            **{name: getattr(self, name) for name in self.settings},
             **self.gcp_kwargs,
         )
         return data
-
-    def decide(self, observation: PyTorchObs, latents: th.Tensor) -> th.Tensor:
-        """
-        The deployed policy, deterministic given its latents: here one ODE sample of the EMA actor.
-
-        :param observation: observations (B)
-        :param latents: (B, 1, D) standard normal
-        :return: (B, D) in [-1, 1]
-        """
-        return self.actor_ema.sample(observation, latents[:, 0])
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic=deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """
-        Deterministic: one ODE sample of the EMA actor from its stored latent. Otherwise the behaviour policy: an SDE
-        sample of the EMA actor, the best of N by the target critic where ``best_of_n`` is above 1.
+        Deterministic: :meth:`decide` from stored latents. Otherwise the behaviour policy, :meth:`explore`.
         """
-        if deterministic or self.best_of_n == 1:
-            return self.actor_ema(observation, deterministic)
+        if deterministic:
+            return self.decide(observation, self._stored_latents(observation))
+        return self.actor_ema(observation) if self.base_only else self.explore(observation)
+
+    @property
+    def n_latents(self) -> int:
+        """Latents that one deployed decision is made from."""
+        return 1
+
+    def _stored_latents(self, observation: PyTorchObs) -> th.Tensor:
+        """(B, n_latents, D): the actor's stored latent, and further ones that are the same in every process."""
+        latents = self.actor_ema.latent[None]
+        if self.n_latents > 1:
+            more = th.randn(self.n_latents - 1, latents.shape[1], generator=th.Generator().manual_seed(0))
+            latents = th.cat([latents, more.to(latents.device)])
+        return latents.expand(batch_size(observation), -1, -1)
+
+    def fresh_latents(self, observation: PyTorchObs) -> th.Tensor:
+        """
+        :param observation: observations (B)
+        :return: (B, n_latents, D) standard normal
+        """
+        latent = self.actor_ema.latent
+        return th.randn(batch_size(observation), self.n_latents, len(latent), device=latent.device)
+
+    def decide(self, observation: PyTorchObs, latents: th.Tensor) -> th.Tensor:
+        """
+        The deployed policy, deterministic given its latents: here one ODE sample of the EMA actor.
+
+        :param observation: observations (B)
+        :param latents: (B, n_latents, D) standard normal
+        :return: (B, D) in [-1, 1]
+        """
+        return self.actor_ema.sample(observation, latents[:, 0])
+
+    def explore(self, observation: PyTorchObs) -> th.Tensor:
+        """
+        The behaviour policy: an SDE sample of the EMA actor, the best of N by the target critic with ``best_of_n`` above 1.
+
+        :param observation: observations (B)
+        :return: (B, D) in [-1, 1]
+        """
+        if self.best_of_n == 1:
+            return self.actor_ema(observation)
         candidates = self.actor_ema.sample_chain(observation, self.best_of_n).actions
         return self.best_candidate(observation, candidates.view(-1, self.best_of_n, candidates.shape[-1]))
 
-    def best_candidate(self, observation: PyTorchObs, candidates: th.Tensor) -> th.Tensor:
+    def best_candidate(
+        self, observation: PyTorchObs, candidates: th.Tensor, critic: ChunkCritic | None = None, how: str | None = None
+    ) -> th.Tensor:
         """
         :param observation: observations (B)
         :param candidates: (B, N, D)
-        :return: (B, D), the candidate that the target critic ranks first
+        :param critic: which ranks them; the target critic by default
+        :param how: aggregation of its heads; by default "subsample" with ``subsample_bon``, else "min"
+        :return: (B, D), the candidate that the critic ranks first
         """
-        q = self.critic_target(observation, candidates)
-        how = "subsample" if self.subsample_bon and self.n_critics > 1 else "min"
+        q = (self.critic_target if critic is None else critic)(observation, candidates)
+        if how is None:
+            how = "subsample" if self.subsample_bon and self.n_critics > 1 else "min"
         # Flattened, so that the random pair of heads is independent per candidate (OGPO 4.4).
         score = aggregate(q.flatten(1), how).view(q.shape[1:])
         return candidates[th.arange(len(candidates), device=candidates.device), score.argmax(dim=1)]
 
     def set_training_mode(self, mode: bool) -> None:
         """Targets, the EMA and the slow actor always stay in evaluation mode."""
-        self.actor.set_training_mode(mode)
-        self.critic.set_training_mode(mode)
+        for network in self.trained:
+            network.train(mode)
         self.training = mode
 
 

@@ -61,6 +61,7 @@ class PretrainingMixin(BaseAlgorithm):
     bc_steps: int
     clip_bc: float | None
     offline_ratio: float
+    critic_pretrain_updates: int
     demonstrations: Any
     pretrained_policy: str | pathlib.Path | None
     bc_lr_schedule: Schedule
@@ -86,7 +87,7 @@ class PretrainingMixin(BaseAlgorithm):
         needed = self.offline_ratio > 0 or not self._bc_done
         if needed and getattr(self, "demonstrations", None) is not None and self.env is not None:
             self._demonstration_set = self._load_demonstrations()
-            if self.offline_ratio > 0:
+            if self.offline_ratio > 0 or self.critic_pretrain_updates > 0:
                 self.demonstration_buffer = self._make_demonstration_buffer(self._demonstration_set)
 
     @property
@@ -128,7 +129,8 @@ class PretrainingMixin(BaseAlgorithm):
     def _make_demonstration_buffer(self, demos: "DemonstrationSet") -> ChunkReplayBuffer:
         if demos.rewards is None:
             raise ValueError(
-                f"offline_ratio={self.offline_ratio} trains critics on the demonstrations, but {demos.source} has no rewards"
+                f"offline_ratio={self.offline_ratio} and critic_pretrain_updates={self.critic_pretrain_updates} train critics "
+                f"on the demonstrations, but {demos.source} has no rewards"
             )
         buffer = ChunkReplayBuffer(
             demos.n_steps,
@@ -260,7 +262,7 @@ class PretrainingMixin(BaseAlgorithm):
     def _bc_success(self, eval_env: Any, n_episodes: int) -> float:
         from ogpo_sb3.evaluation import evaluate
 
-        result = evaluate(self, eval_env, n_episodes=n_episodes)
+        result = evaluate(self, eval_env, n_episodes=n_episodes, sampler="base")
         if result.success_rate is None:
             raise ValueError("clip_bc needs info['is_success'] at the end of an episode, the environment reports none")
         return result.success_rate

@@ -54,8 +54,8 @@ class ModelSavingMixin(BaseAlgorithm):
 
     def _prepare_optimizers(self) -> None:
         """Let the optimisers suit the device."""
-        for model in (self.policy.actor, self.policy.critic):
-            prepare_optimizer(model.optimizer, self.device)
+        for model in self.policy.trained:
+            prepare_optimizer(model.optimizer, self.device)  # type: ignore[arg-type]
 
     def save(
         self,

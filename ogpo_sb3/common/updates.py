@@ -1,4 +1,4 @@
-"""How many updates are owed, at which rates, on which batches, and what is logged of them."""
+"""The round of updates, how many are owed, at which rates, on which batches, and what is logged of them."""
 
 import logging
 import math
@@ -15,12 +15,13 @@ from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
 from ogpo_sb3.common.captured import CapturedStep, signature
 from ogpo_sb3.common.errors import TrainingDivergedError
 from ogpo_sb3.common.features import ChunkCritic, GCPActor
-from ogpo_sb3.common.optimization import guarded_step, has_fused, set_rate
+from ogpo_sb3.common.optimization import guarded_step, has_fused, polyak, set_rate
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.precision import matmul_precision
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.sampling import concatenate_samples
 from ogpo_sb3.common.schedules import Schedule, schedule_value
+from ogpo_sb3.critics import td_loss, td_target
 
 # On a GPU metrics are read at logs, and after this many updates where logs are rarer.
 _UPDATES_BETWEEN_READS = 200
@@ -31,11 +32,20 @@ class UpdatesMixin(OffPolicyAlgorithm):
 
     policy: GCPPolicy
     actor: GCPActor
+    actor_ema: GCPActor
     critic: ChunkCritic
+    critic_target: ChunkCritic
     replay_buffer: ChunkReplayBuffer
     demonstration_buffer: ChunkReplayBuffer | None
     critic_lr_schedule: Schedule
     critic_warmup_updates: int
+    actor_batch_size: int
+    actor_tau: float
+    success_bc: bool
+    bc_coef: float
+    success_critic: bool
+    mc_coef: float
+    target_range: tuple[float, float] | None
     utd_critic: float | None
     utd_actor: float
     offline_ratio: float
@@ -51,6 +61,105 @@ class UpdatesMixin(OffPolicyAlgorithm):
     _metrics: dict[str, list[th.Tensor]]
     _captured: dict[Any, CapturedStep]
     _diverged: dict[str, th.Tensor]
+
+    # -- one round of updates, in the order of the paper's pseudocode ---------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """
+        Critic updates, each followed by the actor updates that are due; every update draws a batch of its own.
+
+        :param gradient_steps: critic updates
+        :param batch_size: windows per critic update
+        """
+        self.policy.set_training_mode(True)
+        self._prepare_first_update(batch_size)
+        started = time.perf_counter()
+        for _ in range(gradient_steps):
+            self._update_rates()
+            self._update_critic(batch_size)
+            self._n_updates += 1
+            for _ in range(self._actor_updates_due()):
+                self._update_actor()
+                self._n_actor_updates += 1
+        self._record_metrics(gradient_steps, started)
+
+    def _update_critic(self, batch_size: int) -> None:
+        """
+        One critic update; counted by the caller.
+
+        :param batch_size: windows
+        """
+        self._run(self._critic_step, self._sample(batch_size))
+        if self.success_critic and self.replay_buffer.n_success >= batch_size:
+            self._run(self._critic_step, self._sample(batch_size, success_only=True))
+
+    def _critic_step(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
+        """TD learning over chunks (OGPO A.1): y = R + gamma^k (1 - done) V(s'), V by the algorithm's :meth:`_next_value`."""
+        target = self._target(batch)
+        q = self.critic(batch.observations, self._criticised(batch))
+        return self._apply_critic_loss(self._value_loss(q, target, batch), q, target)
+
+    def _target(self, batch: ChunkReplaySamples) -> th.Tensor:
+        """(B,) TD targets, without gradient, within ``target_range``."""
+        with th.no_grad():
+            target = td_target(self._rewards(batch), batch.discounts[:, 0], batch.dones[:, 0], self._next_value(batch))
+        return target if self.target_range is None else target.clamp(*self.target_range)
+
+    def _value_loss(self, q: th.Tensor, target: th.Tensor, batch: ChunkReplaySamples) -> th.Tensor:
+        """Squared TD errors and, by ``mc_coef``, those to the Monte-Carlo returns of finished episodes (OGPO 2.6)."""
+        loss = td_loss(q, target)
+        if self.mc_coef > 0:
+            loss = loss + self.mc_coef * td_loss(q, batch.mc_returns[:, 0], batch.mc_valid[:, 0])
+        return loss
+
+    def _apply_critic_loss(self, loss: th.Tensor, q: th.Tensor, target: th.Tensor) -> dict[str, th.Tensor]:
+        """A gradient step on the critics, the targets' step towards them, and what is logged."""
+        grad_norm = self._optimise(self.critic, loss, "critic_loss")
+        polyak(self.critic, self.critic_target, self.tau)
+        q = q.detach()
+        return dict(
+            critic_loss=loss,
+            q_mean=q.mean(),
+            q_std=q.std(dim=0, unbiased=False).mean(),
+            target_mean=target.mean(),
+            critic_grad_norm=grad_norm,
+        )
+
+    def _criticised(self, batch: ChunkReplaySamples) -> th.Tensor:
+        """(B, D) what the critics see of a decision: the executed chunk."""
+        return batch.actions
+
+    def _rewards(self, batch: ChunkReplaySamples) -> th.Tensor:
+        """(B,) reward of a window: the discounted sum over its executed steps."""
+        return batch.rewards[:, 0]
+
+    def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
+        """(B,) value of the state after each window, called without gradient."""
+        raise NotImplementedError
+
+    def _update_actor(self) -> None:
+        """One update of what acts; counted by the caller."""
+        raise NotImplementedError
+
+    def _success_batch(self) -> ChunkReplaySamples | None:
+        """Windows of successful episodes only; None without ``success_bc`` and until there is a batch of them."""
+        if not (self.success_bc and self.replay_buffer.n_success >= self.actor_batch_size):
+            return None
+        return self._sample(self.actor_batch_size, success_only=True)
+
+    def _cloning_loss(self, batch: ChunkReplaySamples) -> th.Tensor:
+        """Flow-matching loss over the steps of the windows that exist."""
+        weights = batch.valid.repeat_interleave(batch.actions.shape[1] // batch.valid.shape[1], dim=1)
+        return self.actor.gcp.bc_loss(self.actor.features(batch.observations), batch.actions, weights)
+
+    def _cloning_step(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
+        """A gradient step of the generative actor on executed chunks alone, and the EMA actor's step towards it."""
+        loss = self.bc_coef * self._cloning_loss(batch)
+        grad_norm = self._optimise(self.actor, loss, "actor_loss")
+        polyak(self.actor, self.actor_ema, self.actor_tau)
+        return dict(actor_loss=loss, actor_grad_norm=grad_norm)
+
+    # -- how many, at which rates, on what -------------------------------------------------------------------------
 
     @property
     def critic_updates_per_step(self) -> float | None:
@@ -100,16 +209,16 @@ class UpdatesMixin(OffPolicyAlgorithm):
             return
         self._update_rates()
         for _ in progress(range(due), "critic warm-up", due, self._show_progress):
-            self._update_critic(batch_size)
+            self._warm_up(batch_size)
             self._n_warmup_updates += 1
 
-    def _update_critic(self, batch_size: int) -> None:
+    def _warm_up(self, batch_size: int) -> None:
         """
-        One critic update; counted by the caller.
+        One update before the first actor update.
 
         :param batch_size: windows
         """
-        raise NotImplementedError
+        self._update_critic(batch_size)
 
     def _sample(self, batch_size: int, success_only: bool = False) -> ChunkReplaySamples:
         """
@@ -135,11 +244,13 @@ class UpdatesMixin(OffPolicyAlgorithm):
         """Write the scheduled learning rates into the optimisers."""
         progress = self._current_progress_remaining
         rates = {
-            "learning_rate": (self.actor, schedule_value(self.lr_schedule, progress, self._n_actor_updates)),
-            "critic_learning_rate": (self.critic, schedule_value(self.critic_lr_schedule, progress, self._n_updates)),
+            "learning_rate": (self.policy.actor_names, self.lr_schedule, self._n_actor_updates),
+            "critic_learning_rate": (self.policy.critic_names, self.critic_lr_schedule, self._n_updates),
         }
-        for name, (model, rate) in rates.items():
-            set_rate(model.optimizer, rate)
+        for name, (networks, schedule, n_updates) in rates.items():
+            rate = schedule_value(schedule, progress, n_updates)
+            for network in networks:
+                set_rate(getattr(self.policy, network).optimizer, rate)
             self._metrics[f"train/{name}"] = [th.tensor(rate)]
 
     def _run(self, step: Callable[..., dict[str, th.Tensor]], *inputs: Any) -> None:
@@ -149,7 +260,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
         :param step: function of tensors that updates a network, without asking the host for anything
         :param inputs: batches and numbers on the device
         """
-        if self.device.type != "cuda" or not all(has_fused(m.optimizer) for m in (self.actor, self.critic)):
+        if self.device.type != "cuda" or not all(has_fused(m.optimizer) for m in self.policy.trained):  # type: ignore[arg-type]
             with matmul_precision(self.policy, self.precision):
                 self._log(**step(*inputs))
             return

@@ -1,6 +1,5 @@
 """Off-Policy Generative Policy Optimization."""
 
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +11,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.optimization import polyak
-from ogpo_sb3.common.options import check_at_least
+from ogpo_sb3.common.options import check_at_least, check_choice
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.schedules import Schedule, WarmupCosine, as_schedule
-from ogpo_sb3.critics import next_value, td_loss, td_target
-from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
+from ogpo_sb3.critics import next_value
 from ogpo_sb3.extraction import agreement, group_advantage, penalise_q, ppo_clip_backward
 from ogpo_sb3.extraction.advantages import STRATEGIES
 from ogpo_sb3.gcp import Chain, owners, row_blocks
@@ -41,6 +39,8 @@ class OGPO(GCPOffPolicyAlgorithm):
     :param learning_starts: environment steps before the first update; explored by the pre-trained policy where there is one,
         uniformly otherwise
     :param critic_warmup_updates: critic-only updates before the first actor update, not counted in ``n_updates``
+    :param critic_pretrain_updates: critic updates on the demonstrations alone, at the end of ``pretrain``
+    :param calql_coef: Cal-QL's alpha in them; 0 for plain TD learning
     :param batch_size: windows per critic step
     :param actor_batch_size: states per actor step (B)
     :param tau: Polyak rate of the target critics
@@ -65,6 +65,7 @@ class OGPO(GCPOffPolicyAlgorithm):
     :param q_variance_samples: next actions averaged in the TD target
     :param success_critic: a second critic step per update on windows of successful episodes
     :param mc_coef: coefficient of regression on Monte-Carlo returns of finished episodes
+    :param target_range: TD targets are clamped to this interval (low, high)
     :param demonstrations: file, ``minari:<id>``, ``shipped:<name>`` or ``DemonstrationSet``
     :param bc_steps: updates of behaviour cloning before RL
     :param clip_bc: stop behaviour cloning at this success rate, judged by the ODE sampler
@@ -91,6 +92,8 @@ class OGPO(GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
+    policy_settings = ("best_of_n",)
+
     def __init__(
         self,
         policy: str | type[GCPPolicy],
@@ -101,6 +104,8 @@ class OGPO(GCPOffPolicyAlgorithm):
         buffer_size: int = 1_000_000,
         learning_starts: int = 20_000,
         critic_warmup_updates: int = 0,
+        critic_pretrain_updates: int = 0,
+        calql_coef: float = 0.0,
         batch_size: int = 256,
         actor_batch_size: int = 256,
         tau: float = 0.05,
@@ -125,6 +130,7 @@ class OGPO(GCPOffPolicyAlgorithm):
         q_variance_samples: int = 1,
         success_critic: bool = False,
         mc_coef: float = 0.0,
+        target_range: tuple[float, float] | None = None,
         demonstrations: Any = None,
         bc_steps: int = 0,
         clip_bc: float | None = None,
@@ -147,15 +153,13 @@ class OGPO(GCPOffPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        self.actor_batch_size, self.group_size = actor_batch_size, group_size
+        self.group_size = group_size
         self.slow_tau = slow_tau
         self.clip_range = clip_range
-        self.advantage, self.q_agg = advantage, q_agg
+        self.advantage = advantage
         self.best_of_n = best_of_n
-        self.success_bc, self.bc_coef = success_bc, bc_coef
         self.chi2_coef, self.kl_coef, self.pessimism = chi2_coef, kl_coef, pessimism
         self.q_variance_samples = q_variance_samples
-        self.success_critic, self.mc_coef = success_critic, mc_coef
         self.extraction = extraction
         self._next_pessimism: Any = None  # weight of the minimum in the next TD target, a tensor (penalised variants)
         self._check_options()
@@ -168,7 +172,10 @@ class OGPO(GCPOffPolicyAlgorithm):
             buffer_size=buffer_size,
             learning_starts=learning_starts,
             critic_warmup_updates=critic_warmup_updates,
+            critic_pretrain_updates=critic_pretrain_updates,
+            calql_coef=calql_coef,
             batch_size=batch_size,
+            actor_batch_size=actor_batch_size,
             tau=tau,
             actor_tau=actor_tau,
             gamma=gamma,
@@ -177,6 +184,12 @@ class OGPO(GCPOffPolicyAlgorithm):
             utd_critic=utd_critic,
             utd_actor=utd_actor,
             chunk_size=chunk_size,
+            q_agg=q_agg,
+            success_bc=success_bc,
+            bc_coef=bc_coef,
+            success_critic=success_critic,
+            mc_coef=mc_coef,
+            target_range=target_range,
             demonstrations=demonstrations,
             bc_steps=bc_steps,
             clip_bc=clip_bc,
@@ -200,15 +213,10 @@ class OGPO(GCPOffPolicyAlgorithm):
         )
 
     def _check_options(self) -> None:
-        for name, value, allowed in (
-            ("advantage", self.advantage, STRATEGIES),
-            ("q_agg", self.q_agg, Q_AGGREGATIONS),
-            ("extraction", self.extraction, ("ppo",)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, found {value!r}")
-        positive = ("group_size", "actor_batch_size", "best_of_n", "q_variance_samples")
-        coefficients = ("bc_coef", "chi2_coef", "kl_coef", "mc_coef", "pessimism")
+        check_choice("advantage", self.advantage, STRATEGIES)
+        check_choice("extraction", self.extraction, ("ppo",))
+        positive = ("group_size", "best_of_n", "q_variance_samples")
+        coefficients = ("chi2_coef", "kl_coef", "pessimism")
         check_at_least(**{name: (getattr(self, name), 1) for name in positive})
         check_at_least(**{name: (getattr(self, name), 0) for name in coefficients})
         if self.group_size < 2:
@@ -230,7 +238,6 @@ class OGPO(GCPOffPolicyAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.clip_schedule = as_schedule(self.clip_range, "clip_range")
-        self.policy.best_of_n = self.best_of_n
         if self.penalty is not None:
             self.policy.add_slow_actor()
             self._create_aliases()
@@ -244,57 +251,15 @@ class OGPO(GCPOffPolicyAlgorithm):
             )
         if self.advantage == "penultimate" and self.policy.n_critics < 3:
             raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {self.policy.n_critics}")
-        if self.q_agg == "subsample" and self.policy.n_critics < 2:
-            raise ValueError(f"q_agg='subsample' needs n_critics >= 2, found {self.policy.n_critics}")
 
-    # -- one round of updates, in the order of the paper's pseudocode ---------------------------------------------
+    # -- the updates, in the order of the paper's pseudocode; the round of them is common to all algorithms ------------
 
-    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        """
-        Critic updates, each followed by the actor updates that are due.
-
-        :param gradient_steps: critic updates
-        :param batch_size: windows per critic update
-        """
-        self.policy.set_training_mode(True)
-        self._prepare_first_update(batch_size)
-        started = time.perf_counter()
-        for _ in range(gradient_steps):
-            self._update_rates()
-            self._update_critic(batch_size)
-            self._n_updates += 1
-            for _ in range(self._actor_updates_due()):
-                self._update_actor()
-                self._n_actor_updates += 1
-        self._record_metrics(gradient_steps, started)
-
-    def _update_critic(self, batch_size: int) -> None:
-        self._run(self._critic_step, self._sample(batch_size))
-        if self.success_critic and self.replay_buffer.n_success >= batch_size:
-            self._run(self._critic_step, self._sample(batch_size, success_only=True))
-
-    def _critic_step(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
-        """TD learning over chunks (A.1): y = R + gamma^k (1 - done) Q_target(s', a'), a' from the EMA policy's SDE."""
+    def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
+        """V(s') = Q_target(s', a') with a' from the EMA policy's SDE (A.1), averaged over several of them (4.1)."""
         n = self.q_variance_samples
-        with th.no_grad():
-            next_actions = self.actor_ema.sample_chain(batch.next_observations, n).actions
-            next_q = self.critic_target(batch.next_observations, next_actions.unflatten(0, (-1, n)))
-            value = next_value(next_q, self.q_agg, self._next_pessimism if n == 1 else None)
-            target = td_target(batch.rewards[:, 0], batch.discounts[:, 0], batch.dones[:, 0], value)
-        q = self.critic(batch.observations, batch.actions)
-        loss = td_loss(q, target)
-        if self.mc_coef > 0:
-            loss = loss + self.mc_coef * td_loss(q, batch.mc_returns[:, 0], batch.mc_valid[:, 0])
-        grad_norm = self._optimise(self.critic, loss, "critic_loss")
-        polyak(self.critic, self.critic_target, self.tau)
-        q = q.detach()
-        return dict(
-            critic_loss=loss,
-            q_mean=q.mean(),
-            q_std=q.std(dim=0, unbiased=False).mean(),
-            target_mean=target.mean(),
-            critic_grad_norm=grad_norm,
-        )
+        next_actions = self.actor_ema.sample_chain(batch.next_observations, n).actions
+        next_q = self.critic_target(batch.next_observations, next_actions.unflatten(0, (-1, n)))
+        return next_value(next_q, self.q_agg, self._next_pessimism if n == 1 else None)
 
     def _update_actor(self) -> None:
         clip_range = th.full((), self.clip_schedule(self._current_progress_remaining), device=self.device)
@@ -352,17 +317,6 @@ class OGPO(GCPOffPolicyAlgorithm):
         self._next_pessimism.copy_(penalised.next_pessimism)
         logged = dict(penalty_beta=penalised.beta, next_pessimism=penalised.next_pessimism)
         return logged, group_advantage(penalised.q[None], self.advantage)
-
-    def _success_batch(self) -> ChunkReplaySamples | None:
-        """Windows of successful episodes only; None until there is a batch of them."""
-        if not (self.success_bc and self.replay_buffer.n_success >= self.actor_batch_size):
-            return None
-        return self.replay_buffer.sample(self.actor_batch_size, env=self._vec_normalize_env, success_only=True)
-
-    def _cloning_loss(self, batch: ChunkReplaySamples) -> th.Tensor:
-        """Flow-matching loss over the steps of the windows that exist."""
-        weights = batch.valid.repeat_interleave(batch.actions.shape[1] // batch.valid.shape[1], dim=1)
-        return self.actor.gcp.bc_loss(self.actor.features(batch.observations), batch.actions, weights)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

@@ -121,6 +121,11 @@ class StepStream(ReplayBuffer):
         return self._store.layout.unwrap(self._store.rows)
 
     @property
+    def n_stored(self) -> int:
+        """Number of rows in use, of all environments."""
+        return int(self._counts.sum())
+
+    @property
     def n_success(self) -> int:
         """Number of rows stored at present that belong to a successful episode."""
         return self._n_success

@@ -227,7 +227,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
         :param batch_size: windows
         :param success_only: of successful online episodes only
         """
-        n_offline = 0 if success_only else round(self.offline_ratio * batch_size)
+        n_offline = 0 if success_only else self._offline_windows(batch_size)
         if n_offline == 0:
             return self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, success_only=success_only)
         if self.demonstration_buffer is None:
@@ -239,6 +239,10 @@ class UpdatesMixin(OffPolicyAlgorithm):
             return offline
         online = self.replay_buffer.sample(batch_size - n_offline, env=self._vec_normalize_env)
         return concatenate_samples(online, offline)
+
+    def _offline_windows(self, batch_size: int) -> int:
+        """Windows of a batch that come from the demonstrations."""
+        return round(self.offline_ratio * batch_size)
 
     def _update_rates(self) -> None:
         """Write the scheduled learning rates into the optimisers."""

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.noise import ActionNoise
@@ -92,7 +92,7 @@ class OGPO(GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_settings = ("best_of_n",)
+    policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
 
     def __init__(
         self,

@@ -4,7 +4,22 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from ogpo_sb3 import DPPO, OGPO, OGPOCA, OGPOChi2, OGPOPlus, ReinFlow
+from ogpo_sb3 import (
+    DPPO,
+    DSRL,
+    EXPO,
+    FQL,
+    OGPO,
+    OGPOCA,
+    PARL,
+    QC,
+    RLPD,
+    OGPOChi2,
+    OGPOPlus,
+    ReinFlow,
+    SACfD,
+    SteerResidual,
+)
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "ogpo": OGPO,
@@ -13,6 +28,14 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "ogpo_chi2": OGPOChi2,
     "dppo": DPPO,
     "reinflow": ReinFlow,
+    "qc": QC,
+    "expo": EXPO,
+    "dsrl": DSRL,
+    "fql": FQL,
+    "steer_residual": SteerResidual,
+    "rlpd": RLPD,
+    "sacfd": SACfD,
+    "pa_rl": PARL,
 }
 
 

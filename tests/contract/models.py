@@ -10,10 +10,41 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from ogpo_sb3 import OGPO, OGPOCA, ChunkActionWrapper, OGPOChi2, OGPOPlus
+from ogpo_sb3 import (
+    DSRL,
+    EXPO,
+    FQL,
+    OGPO,
+    OGPOCA,
+    PARL,
+    QC,
+    RLPD,
+    ChunkActionWrapper,
+    OGPOChi2,
+    OGPOPlus,
+    SACfD,
+    SteerResidual,
+)
 
-# A later algorithm joins the suite here.
+# These pass through the whole suite ...
 ALGORITHMS = [OGPO, OGPOPlus, OGPOCA, OGPOChi2]
+# ... and these, which share all but their updates with them, through its core in test_rivals.py; with what makes them tiny.
+RIVALS = {
+    "QC": (QC, dict(best_of_n=3)),
+    "QC+": (QC, dict(best_of_n=2, success_bc=True)),
+    "EXPO": (EXPO, dict(best_of_n=2)),
+    "EXPO+": (EXPO, dict(best_of_n=2, success_bc=True)),
+    "DSRL": (DSRL, dict()),
+    "DSRL+": (DSRL, dict(success_bc=True, chunk_reward="max")),
+    "DSRL aliased": (DSRL, dict(noise_aliasing=True, distillation_steps=2, success_bc=True)),
+    "FQL": (FQL, dict(critic_warmup_updates=3)),
+    "FQL+": (FQL, dict(best_of_n=2, success_bc=True)),
+    "S/R": (SteerResidual, dict(noise_candidates=3, n_edits=2, distillation_steps=2)),
+    "S/R+": (SteerResidual, dict(noise_candidates=3, n_edits=2, distillation_steps=1, success_bc=True)),
+    "RLPD": (RLPD, dict(success_bc=True)),
+    "SACfD": (SACfD, dict()),
+    "PA-RL": (PARL, dict(best_of_n=4, keep=2, ascent_steps=2, success_bc=True)),
+}
 CHUNK_SIZES = [1, 4]
 # Every algorithm with chunks, the first without as well: the two hardly touch, and time is short.
 PAIRS = [(ALGORITHMS[0], 1), *((algorithm, 4) for algorithm in ALGORITHMS)]
@@ -161,6 +192,26 @@ def tiny(**kwargs):
     policy_kwargs = dict(net_arch=[16], n_critics=2, denoising_steps=2) | kwargs.pop("policy_kwargs", {})
     sizes = dict(group_size=2, batch_size=8, actor_batch_size=4, learning_starts=10, buffer_size=500)
     return sizes | dict(device="cpu", seed=0) | kwargs | dict(policy_kwargs=policy_kwargs)
+
+
+def rival(name, env=None, chunk_size=1, n_envs=1, policy="FlowPolicy", **kwargs):
+    """
+    A tiny model of one of ``RIVALS``.
+
+    :param name: key
+    :param env: as in :func:`build`
+    :param chunk_size: as in :func:`build`
+    :param n_envs: as in :func:`build`
+    :param policy: alias or class
+    :param kwargs: constructor arguments
+    """
+    algorithm, own = RIVALS[name]
+    env = Line if env is None else env
+    if not isinstance(env, gym.Env | VecEnv | str):
+        env = vec(env, chunk_size, n_envs)
+    sizes = tiny(**{**own, **kwargs})
+    del sizes["group_size"]
+    return algorithm(policy, env, **sizes)
 
 
 def single(env, chunk_size=1):

@@ -1,0 +1,6 @@
+"""DSRL: reinforcement learning in the latent space of a frozen policy."""
+
+from ogpo_sb3.dsrl.dsrl import DSRL
+from ogpo_sb3.dsrl.policies import FlowPolicy
+
+__all__ = ["DSRL", "FlowPolicy"]

@@ -1,0 +1,94 @@
+"""FQL: a one-step policy distilled from a cloned flow and improved by the critics' gradient."""
+
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+
+from ogpo_sb3.common.buffers import ChunkReplaySamples
+from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
+from ogpo_sb3.common.optimization import polyak
+from ogpo_sb3.common.options import check_at_least
+from ogpo_sb3.common.schedules import Schedule
+from ogpo_sb3.critics import aggregate
+from ogpo_sb3.fql.policies import FlowPolicy, OneStepPolicy
+
+
+class FQL(GCPOffPolicyAlgorithm):
+    """
+    Flow Q-Learning (Park, Li and Levine 2025, arXiv 2502.02538) over chunks; with it the FQL form of Q-chunking.
+
+    A flow only clones. A one-step policy mu(s, z), which acts and makes the TD targets by its EMA, minimises
+
+        E [ alpha (mu(s, z) - ODE(s, z))^2 / D - Q_target(s, clip mu(s, z)) ].
+
+    Warm-up updates (``critic_warmup_updates``) train the one-step policy too, on the second term alone: it acts from
+    ``learning_starts`` on and would do so from random parameters otherwise.
+
+    :param policy: "FlowPolicy" or a policy class derived from ``OneStepPolicy``
+    :param env: environment, its id or a chunked vectorised environment
+    :param learning_rate: of flow and one-step policy
+    :param alpha: coefficient of the distillation
+    :param best_of_n: latents per decision in rollouts, ranked by the target critics (FQL+ of the OGPO paper: 8)
+    :param success_bc: the flow clones successful episodes only (FQL+)
+    :param tau: Polyak rate of the target critics
+    :param actor_tau: Polyak rate of the EMAs of flow and one-step policy
+    :param kwargs: see :class:`ogpo_sb3.common.off_policy.GCPOffPolicyAlgorithm`; ``bc_coef=0`` leaves the flow as it is
+    :raises ValueError: unknown or contradictory options
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy}
+    policy_base = OneStepPolicy
+    policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
+    policy: OneStepPolicy
+
+    def __init__(
+        self,
+        policy: str | type[OneStepPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | str | Schedule = 3e-4,
+        alpha: float = 10.0,
+        best_of_n: int = 1,
+        success_bc: bool = False,
+        tau: float = 0.05,
+        actor_tau: float = 0.05,
+        **kwargs: Any,
+    ):
+        check_at_least(alpha=(alpha, 0), best_of_n=(best_of_n, 1))
+        self.alpha, self.best_of_n = alpha, best_of_n
+        super().__init__(
+            policy, env, learning_rate=learning_rate, success_bc=success_bc, tau=tau, actor_tau=actor_tau, **kwargs
+        )
+
+    def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
+        """Q_target of the EMA one-step policy's action from one latent."""
+        next_actions = self.policy.one_step_ema(batch.next_observations, th.randn_like(batch.actions)).clamp(-1.0, 1.0)
+        return aggregate(self.critic_target(batch.next_observations, next_actions), self.q_agg)
+
+    def _warm_up(self, batch_size: int) -> None:
+        self._update_critic(batch_size)
+        self._update_one_step(self._sample(self.actor_batch_size), q_weight=0.0)
+
+    def _update_actor(self) -> None:
+        batch = self._sample(self.actor_batch_size)
+        self._update_one_step(batch, q_weight=1.0)
+        cloned = self._success_batch() if self.success_bc else batch
+        if cloned is not None and self.bc_coef > 0:
+            self._run(self._cloning_step, cloned)
+
+    def _update_one_step(self, batch: ChunkReplaySamples, q_weight: float) -> None:
+        self._run(self._one_step_step, batch, th.full((), q_weight, device=self.device))
+
+    def _one_step_step(self, batch: ChunkReplaySamples, q_weight: th.Tensor) -> dict[str, th.Tensor]:
+        """Value and distance to the flow, from the same latents."""
+        latents = th.randn_like(batch.actions)
+        with th.no_grad():
+            flow = self.actor_ema.sample(batch.observations, latents)
+        actions = self.policy.one_step(batch.observations, latents)
+        distance = (actions - flow).square().mean()
+        q = aggregate(self.critic_target(batch.observations, actions.clamp(-1.0, 1.0)), self.q_agg).mean()
+        loss = self.alpha * distance - q_weight * q
+        grad_norm = self._optimise(self.policy.one_step, loss, "one_step_loss")
+        polyak(self.policy.one_step, self.policy.one_step_ema, self.actor_tau)
+        return dict(one_step_loss=loss, distillation_loss=distance, one_step_q=q, one_step_grad_norm=grad_norm)

@@ -280,6 +280,7 @@ def test_dsrl_critic(chunk_reward):
             target = reward + (1 - batch.dones[b].item()) * 0.9**k * value
             q = values(model.critic, batch.observations[b : b + 1], batch.decision["latent"][b])
             total += ((q - target) ** 2).mean().item() / B
+    assert len({int(v) for v in batch.valid.sum(dim=1)}) > 1, "a decision that its episode's end cut short is among them"
     reseed()
     assert model._critic_step(model._sample(B))["critic_loss"].item() == pytest.approx(total, rel=1e-5)
 

@@ -174,6 +174,9 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, CriticPretrainingMixin, UpdatesMix
         )
         check_targets(q_agg, target_range)
         check_critic_pretraining(critic_pretrain_updates, calql_coef, demonstrations)
+        misplaced = sorted(set(policy_kwargs or {}) & set(self.policy_settings))
+        if misplaced:
+            raise ValueError(f"{misplaced} are arguments of {type(self).__name__} itself, found in policy_kwargs")
         if isinstance(policy, type) and not issubclass(policy, self.policy_base):
             raise ValueError(
                 f"{type(self).__name__} needs a policy derived from {self.policy_base.__name__}, found {policy.__name__}; the "

@@ -80,6 +80,8 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
         offline = {name: kwargs[name] for name in ("offline_ratio", "critic_pretrain_updates") if kwargs.get(name)}
         if offline and not noise_aliasing:
             raise ValueError(f"{offline} needs noise_aliasing=True: demonstrations have actions, but no latents")
+        if policy_kwargs and policy_kwargs.get("noise_aliasing", noise_aliasing) != noise_aliasing:
+            raise ValueError(f"noise_aliasing is an argument of {type(self).__name__} itself, found in policy_kwargs")
         self.action_magnitude, self.noise_aliasing = action_magnitude, noise_aliasing
         self.distillation_steps = distillation_steps
         self.target_entropy, self.chunk_reward = target_entropy, chunk_reward

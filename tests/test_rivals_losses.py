@@ -135,18 +135,19 @@ def test_qc_critic():
     check_critic(model, value_of)
 
 
-def test_qc_clones_replay_and_with_a_success_buffer_successes_alone():
-    plain, plus = filled(QC, steps=300), filled(QC, steps=300, success_bc=True)
-    for model, cloned in ((plain, True), (plus, False)):
+@pytest.mark.parametrize("cls", [QC, EXPO, FQL])
+def test_replay_is_cloned_and_with_a_success_buffer_successes_alone(cls):
+    for success_bc in (False, True):
+        model = filled(cls, steps=300, success_bc=success_bc)
         failed = ~model.replay_buffer.successes & (np.arange(model.replay_buffer.buffer_size)[:, None] < 300)
         assert failed.any() and model.replay_buffer.n_success >= B
         model.replay_buffer.actions[failed] = 0.77
         seen = []
-        model._run = lambda step, batch, seen=seen: seen.append(batch.actions)
+        model._run = lambda step, *inputs, seen=seen: "cloning" in step.__name__ and seen.append(inputs[0].actions)
         for _ in range(20):
             model._update_actor()
-        assert bool(th.isclose(th.cat(seen), th.tensor(0.77)).any()) is cloned
-    empty = filled(QC, steps=10, success_bc=True)
+        assert len(seen) == 20 and bool(th.isclose(th.cat(seen), th.tensor(0.77)).any()) is not success_bc
+    empty = filled(cls, steps=10, success_bc=True)
     before = [p.clone() for p in empty.actor.parameters()]
     empty._update_actor()
     assert all(th.equal(a, b) for a, b in zip(before, empty.actor.parameters(), strict=True)), "silent without successes"
@@ -234,6 +235,18 @@ def test_the_residual_is_trained_without_a_success_buffer():
         assert any(not th.equal(a, b) for a, b in zip(before, model.policy.edit_actor.parameters(), strict=True)), cls
     # With D = 3 and u uniform in (-1, 1) the entropy D log 2 lies above the target -D/2 at any scale of the edit.
     assert model.wanted_entropy == -1.5 < 3 * np.log(2.0)
+
+
+def test_the_first_temperature_is_what_was_passed_and_a_loaded_one_what_was_saved(tmp_path):
+    for cls in (EXPO, DSRL, SteerResidual, RLPD):
+        model = filled(cls, steps=5, initial_temperature=0.05)
+        fresh = cls("FlowPolicy", Reach(), initial_temperature=0.05, policy_kwargs=NETS, device="cpu")
+        for name in {n for n in model.policy.actor_names if "temperature" in n}:
+            assert getattr(fresh.policy, name).value() == pytest.approx(0.05)
+            getattr(model.policy, name).reset(0.3)
+        model.save(tmp_path / "model")
+        loaded = cls.load(tmp_path / "model", device="cpu")
+        assert all(getattr(loaded.policy, n).value() == pytest.approx(0.3) for n in model.policy.actor_names if "temp" in n)
 
 
 def test_an_entropy_above_the_target_lowers_alpha_at_any_scale():

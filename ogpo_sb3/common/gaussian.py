@@ -89,6 +89,13 @@ class Temperature(nn.Module):
         super().__init__()
         self.log_value = nn.Parameter(th.tensor(math.log(initial)))
 
+    def reset(self, initial: float) -> None:
+        """
+        :param initial: the value to begin with
+        """
+        with th.no_grad():
+            self.log_value.fill_(math.log(initial))
+
     def value(self) -> th.Tensor:
         """Alpha, without gradient."""
         return self.log_value.detach().exp()

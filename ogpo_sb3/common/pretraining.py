@@ -61,7 +61,7 @@ class PretrainingMixin(BaseAlgorithm):
     bc_steps: int
     clip_bc: float | None
     offline_ratio: float
-    critic_pretrain_updates: int
+    critic_pretrain_updates: int = 0  # where there are critics to pre-train
     demonstrations: Any
     pretrained_policy: str | pathlib.Path | None
     bc_lr_schedule: Schedule

@@ -11,6 +11,13 @@ class SoftActorMixin(UpdatesMixin):
     """For algorithms whose policy has :class:`~ogpo_sb3.common.gaussian.TanhGaussian` actors."""
 
     target_entropy: float | None
+    initial_temperature: float
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        for part in self.policy.modules():
+            if isinstance(part, Temperature):
+                part.reset(self.initial_temperature)
 
     @property
     def wanted_entropy(self) -> float:

@@ -39,6 +39,8 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
     :param noise_aliasing: learn Q(s, a) and distil it
     :param distillation_steps: steps of the noise critic per actor update
     :param target_entropy: of w / c; minus half the dimension of a chunk when None
+    :param initial_temperature: alpha before training; it falls by learning_rate per update at most, so that values on a small
+        scale want a small one
     :param chunk_reward: "sum"; "max": the largest reward within a decision, as the official code has it (not with aliasing)
     :param success_bc: draw the noise actor's mode to the latents of successful episodes (DSRL+)
     :param latent_bc_coef: coefficient of the latter
@@ -63,6 +65,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
         noise_aliasing: bool = False,
         distillation_steps: int = 1,
         target_entropy: float | None = None,
+        initial_temperature: float = 1.0,
         chunk_reward: str = "sum",
         success_bc: bool = False,
         latent_bc_coef: float = 0.1,
@@ -84,6 +87,8 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
             raise ValueError(f"noise_aliasing is an argument of {type(self).__name__} itself, found in policy_kwargs")
         self.action_magnitude, self.noise_aliasing = action_magnitude, noise_aliasing
         self.distillation_steps = distillation_steps
+        check_positive("initial_temperature", initial_temperature)
+        self.initial_temperature = initial_temperature
         self.target_entropy, self.chunk_reward = target_entropy, chunk_reward
         self.latent_bc_coef = latent_bc_coef
         self._latents: np.ndarray | None = None  # (n_envs, D), of the decision under way

@@ -33,6 +33,8 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
     :param best_of_n: base candidates per decision, each of which has an edit (N)
     :param edit_scale: largest edit of an action in [-1, 1], in (0, 2]
     :param target_entropy: of u; minus half the dimension of a chunk when None
+    :param initial_temperature: alpha before training; it falls by learning_rate per update at most, so that values on a small
+        scale want a small one
     :param success_bc: the base clones successful episodes only, and the edited action is drawn to theirs (EXPO+)
     :param edit_bc_coef: coefficient of the latter
     :param tau: Polyak rate of the target critics
@@ -53,6 +55,7 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
         best_of_n: int = 8,
         edit_scale: float = 0.05,
         target_entropy: float | None = None,
+        initial_temperature: float = 1.0,
         success_bc: bool = False,
         edit_bc_coef: float = 1.0,
         tau: float = 0.05,
@@ -61,6 +64,8 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
         check_at_least(best_of_n=(best_of_n, 1), edit_bc_coef=(edit_bc_coef, 0))
         check_positive("edit_scale", edit_scale, 2.0)
         self.best_of_n, self.edit_scale = best_of_n, edit_scale
+        check_positive("initial_temperature", initial_temperature)
+        self.initial_temperature = initial_temperature
         self.target_entropy, self.edit_bc_coef = target_entropy, edit_bc_coef
         super().__init__(policy, env, learning_rate=learning_rate, success_bc=success_bc, tau=tau, **kwargs)
 

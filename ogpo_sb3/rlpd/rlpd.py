@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.optimization import without_gradient_of
+from ogpo_sb3.common.options import check_positive
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.common.soft_actor import SoftActorMixin
 from ogpo_sb3.critics import aggregate
@@ -29,6 +30,8 @@ class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
     :param learning_rate: of actor and temperature
     :param q_agg: how heads are combined in targets
     :param target_entropy: minus half the dimension of a chunk when None
+    :param initial_temperature: alpha before training; it falls by learning_rate per update at most, so that values on a small
+        scale want a small one
     :param entropy_backup: the entropy in the TD target
     :param offline_ratio: share of demonstration windows in every batch; one half where there are demonstrations when None
     :param success_bc: regress the mode on actions of successful episodes, with ``bc_coef``
@@ -48,6 +51,7 @@ class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
         learning_rate: float | str | Schedule = 3e-4,
         q_agg: str = "subsample",
         target_entropy: float | None = None,
+        initial_temperature: float = 1.0,
         entropy_backup: bool = True,
         offline_ratio: float | None = None,
         tau: float = 0.005,
@@ -56,6 +60,8 @@ class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
     ):
         if offline_ratio is None:
             offline_ratio = 0.0 if demonstrations is None else 0.5
+        check_positive("initial_temperature", initial_temperature)
+        self.initial_temperature = initial_temperature
         self.target_entropy, self.entropy_backup = target_entropy, entropy_backup
         super().__init__(
             policy,

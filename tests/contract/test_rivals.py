@@ -238,6 +238,7 @@ def test_nothing_trains_on_nan(name):
         ("DSRL", dict(target_range=(1.0, 1.0)), "target_range"),
         ("DSRL", dict(policy_kwargs=dict(noise_aliasing=True)), "found in policy_kwargs"),
         ("EXPO", dict(policy_kwargs=dict(edit_scale=0.1)), "edit_scale.* found in policy_kwargs"),
+        ("RLPD", dict(initial_temperature=0.0), "initial_temperature"),
         ("FQL", dict(alpha=-1.0), "alpha"),
         ("S/R", dict(n_edits=0), "n_edits"),
         ("RLPD", dict(q_agg="subsample", policy_kwargs=dict(n_critics=1)), "n_critics >= 2"),

@@ -23,8 +23,6 @@ register_environments()
 
 __all__ = [
     "DPPO",
-    "OGPO",
-    "OGPOCA",
     "DSRL",
     "EXPO",
     "FQL",

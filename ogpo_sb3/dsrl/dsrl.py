@@ -16,7 +16,7 @@ from ogpo_sb3.common.options import check_at_least, check_choice, check_positive
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.common.soft_actor import SoftActorMixin
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.dsrl.policies import FlowPolicy, NoisePolicy
+from ogpo_sb3.dsrl.policies import DiffusionPolicy, FlowPolicy, NoisePolicy
 
 
 class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
@@ -32,7 +32,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
     With ``noise_aliasing`` the critics are Q(s, a), learned from windows at any step, and a noise critic is regressed on
     Q(s, ODE(s, w)), which the noise actor follows.
 
-    :param policy: "FlowPolicy" or a policy class derived from ``NoisePolicy``
+    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``NoisePolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of noise actor and temperature
     :param action_magnitude: latents lie within +- this (c)
@@ -51,7 +51,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
     policy_base = NoisePolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("action_magnitude",)
     policy: NoisePolicy

@@ -73,3 +73,7 @@ class NoisePolicy(GCPPolicy):
 
 class FlowPolicy(NoisePolicy, policies.FlowPolicy):
     """A frozen flow and its noise actor. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+
+
+class DiffusionPolicy(NoisePolicy, policies.DiffusionPolicy):
+    """A frozen diffusion policy and its noise actor. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""

@@ -12,7 +12,7 @@ from ogpo_sb3.common.optimization import polyak
 from ogpo_sb3.common.options import check_at_least
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.fql.policies import FlowPolicy, OneStepPolicy
+from ogpo_sb3.fql.policies import DiffusionPolicy, FlowPolicy, OneStepPolicy
 
 
 class FQL(GCPOffPolicyAlgorithm):
@@ -26,7 +26,7 @@ class FQL(GCPOffPolicyAlgorithm):
     Warm-up updates (``critic_warmup_updates``) train the one-step policy too, on the second term alone: it acts from
     ``learning_starts`` on and would do so from random parameters otherwise.
 
-    :param policy: "FlowPolicy" or a policy class derived from ``OneStepPolicy``
+    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``OneStepPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of flow and one-step policy
     :param alpha: coefficient of the distillation
@@ -38,7 +38,7 @@ class FQL(GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
     policy_base = OneStepPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
     policy: OneStepPolicy

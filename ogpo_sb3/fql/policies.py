@@ -77,3 +77,7 @@ class OneStepPolicy(GCPPolicy):
 
 class FlowPolicy(OneStepPolicy, policies.FlowPolicy):
     """A flow and its one-step policy. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+
+
+class DiffusionPolicy(OneStepPolicy, policies.DiffusionPolicy):
+    """A diffusion policy and its one-step policy. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""

@@ -61,3 +61,7 @@ class OptimisedActionPolicy(GCPPolicy):
 
 class FlowPolicy(OptimisedActionPolicy, policies.FlowPolicy):
     """A flow whose samples are optimised. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+
+
+class DiffusionPolicy(OptimisedActionPolicy, policies.DiffusionPolicy):
+    """A diffusion policy whose samples are optimised. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""

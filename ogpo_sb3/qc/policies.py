@@ -25,3 +25,7 @@ class BestOfNPolicy(GCPPolicy):
 
 class FlowPolicy(BestOfNPolicy, policies.FlowPolicy):
     """Best of N samples of a flow. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+
+
+class DiffusionPolicy(BestOfNPolicy, policies.DiffusionPolicy):
+    """Best of N samples of a diffusion policy. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""

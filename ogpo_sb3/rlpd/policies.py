@@ -32,3 +32,7 @@ class GaussianPolicy(GCPPolicy):
 
 class FlowPolicy(GaussianPolicy, policies.FlowPolicy):
     """A Gaussian beside a flow. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+
+
+class DiffusionPolicy(GaussianPolicy, policies.DiffusionPolicy):
+    """A Gaussian beside a diffusion policy. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""

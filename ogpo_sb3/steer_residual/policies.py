@@ -56,3 +56,7 @@ class SteerResidualPolicy(NoisePolicy, EditPolicy):
 
 class FlowPolicy(SteerResidualPolicy, policies.FlowPolicy):
     """A steered flow and its edits. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+
+
+class DiffusionPolicy(SteerResidualPolicy, policies.DiffusionPolicy):
+    """A steered diffusion policy and its edits. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""

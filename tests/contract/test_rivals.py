@@ -40,6 +40,19 @@ def observations(model, n):
     return {key: np.stack([obs[key] for obs in drawn]) for key in drawn[0]} if isinstance(drawn[0], dict) else np.stack(drawn)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_diffusion_policies_serve_too(name, tmp_path):
+    """The same algorithm around another family, from its own BC checkpoint and from no other's."""
+    model = rival(name, policy="DiffusionPolicy", chunk_size=2).learn(16)
+    assert model._n_updates > 0 and model.policy.family() == "DiffusionPolicy"
+    model.policy.save(tmp_path / "diffusion.zip")
+    again = rival(name, policy="DiffusionPolicy", chunk_size=2, pretrained_policy=tmp_path / "diffusion.zip")
+    obs = np.ones(3, np.float32)
+    assert np.isfinite(again.predict(obs, deterministic=True)[0]).all()
+    with pytest.raises(ValueError, match="holds a DiffusionPolicy, wanted a FlowPolicy"):
+        rival(name, chunk_size=2, pretrained_policy=tmp_path / "diffusion.zip", policy_kwargs=dict(time_scale=1000.0))
+
+
 @pytest.mark.parametrize("name", RIVALS)
 def test_save_load_and_go_on(name, tmp_path):
     """L1, L3, L4, L5, L8: the zip holds all that is trained; updates from it equal those of the live model."""

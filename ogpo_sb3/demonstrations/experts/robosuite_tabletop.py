@@ -5,10 +5,18 @@ A script that finds its fingers empty returns, and the expert starts it again.
 
 import numpy as np
 
-from ogpo_sb3.demonstrations.experts.waypoints import CLOSED, OPEN, Arm, Plan, Scene, gripper, nearest_yaw, turn_about
-
-DOWN = np.array([0.0, 0.0, -1.0])
-UP = -DOWN
+from ogpo_sb3.demonstrations.experts.waypoints import (
+    CLOSED,
+    DOWN,
+    OPEN,
+    UP,
+    Arm,
+    Plan,
+    Scene,
+    gripper,
+    nearest_yaw,
+    turn_about,
+)
 
 
 def lift(arms: list[Arm], scene: Scene) -> Plan:

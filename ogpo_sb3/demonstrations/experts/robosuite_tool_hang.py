@@ -8,10 +8,8 @@ can stop it half-way, so the closed fingers press the handle down until the ring
 
 import numpy as np
 
-from ogpo_sb3.demonstrations.experts.waypoints import CLOSED, OPEN, Arm, Plan, Scene, gripper, nearest_yaw
+from ogpo_sb3.demonstrations.experts.waypoints import CLOSED, DOWN, OPEN, UP, Arm, Plan, Scene, gripper, nearest_yaw
 
-DOWN = np.array([0.0, 0.0, -1.0])
-UP = -DOWN
 # Axes of the hook and of the wrench, as columns, where they belong: the hook's bar and the wrench's handle point along +x.
 HOOK_UPRIGHT = np.diag([-1.0, -1.0, 1.0])
 WRENCH_OUTWARD = np.eye(3)

@@ -14,8 +14,9 @@ Plan = Iterator[None]
 Script = Callable[["list[Arm]", "Scene"], Plan]
 
 OPEN, CLOSED = -1.0, 1.0
-# Seven control steps take the Panda's fingers from one end to the other.
+# Control steps in which the command of the Panda's fingers goes from one end to the other; the fingers follow within four.
 GRIPPER_STEPS = 8
+DOWN, UP = np.array([0.0, 0.0, -1.0]), np.array([0.0, 0.0, 1.0])
 
 
 class Scene:
@@ -85,7 +86,7 @@ class Arm:
 
     def go(
         self,
-        position: np.ndarray | Callable[[], np.ndarray] | None = None,
+        position: np.ndarray | Callable[[], np.ndarray],
         rotation: np.ndarray | Callable[[], np.ndarray] | None = None,
         *,
         grip: float | None = None,
@@ -97,15 +98,15 @@ class Arm:
         """Move to a waypoint.
 
         :param position: of the fingertips, (3,) in m; a function is asked in every step, so that a held object can be
-            steered by its own pose; None stays.
-        :param rotation: as ``Arm.rotation``, likewise.
+            steered by its own pose.
+        :param rotation: as ``Arm.rotation``, likewise; None keeps the last waypoint's.
         :param grip: OPEN or CLOSED from the first step on; None leaves the fingers as they are.
         :param tolerance: distance in m at which the waypoint counts as reached.
         :param angle: the same for the rotation, in rad.
         :param limit: control steps after which the plan goes on regardless.
         :param speed: largest entry of the commanded translation and rotation, in (0, 1].
         """
-        aim = _constant(self.position if position is None else position)
+        aim = _constant(position)
         turn = _constant(self.goal_rotation if rotation is None else rotation)
         self.speed = speed
         if grip is not None:
@@ -126,6 +127,10 @@ class Arm:
         self.grip = grip
         for _ in range(steps):
             yield
+
+    def holds(self, thing: Any) -> bool:
+        """Whether both fingers touch a robosuite object."""
+        return bool(self.env._check_grasp(gripper=self.env.robots[self.index].gripper, object_geoms=thing))
 
 
 def _constant(value: np.ndarray | Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:

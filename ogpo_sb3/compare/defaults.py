@@ -22,9 +22,20 @@ FAMILY = ("ogpo", "ogpo_plus", "ogpo_ca", "ogpo_chi2")
 _ON_POLICY: dict[str, Any] = dict(critic_learning_rate=1e-3, finetuned_steps=None)
 # Rollouts small enough for several updates within a comparison of 20 000 steps.
 _SMALL_ROLLOUTS: dict[str, Any] = dict(n_steps=256, batch_size=128, n_epochs=5, **_ON_POLICY)
+# Under the small presets values lie in [0, 1], which the entropy at a temperature of 1 would drown.
+_COLD: dict[str, Any] = dict(initial_temperature=0.01)
+_SMALL = ("quick", "laptop")
 OWN: dict[str, dict[str, dict[str, Any]]] = {
-    **{algo: {} for algo in (*FAMILY, "qc", "expo", "dsrl", "fql", "steer_residual", "pa_rl")},
-    **{a: dict(quick=_SMALL_ROLLOUTS, laptop=_SMALL_ROLLOUTS, paper=_ON_POLICY) for a in ("dppo", "reinflow")},
+    **{algo: {} for algo in (*FAMILY, "qc")},
+    **{algo: dict.fromkeys(_SMALL, _COLD) for algo in ("expo", "dsrl", "steer_residual")},
+    # They follow the critics wherever these lead: not before there are any, as OGPO in the laptop preset.
+    **{
+        algo: dict(quick=dict(critic_warmup_updates=1_000), laptop=dict(critic_warmup_updates=5_000))
+        for algo in ("fql", "pa_rl")
+    },
+    # Half of its batches are demonstrations, which need rewards.
+    "rlpd": {**{preset: dict(offline_ratio=0.5, **_COLD) for preset in _SMALL}, "paper": dict(offline_ratio=0.5)},
+    **{algo: dict(quick=_SMALL_ROLLOUTS, laptop=_SMALL_ROLLOUTS, paper=_ON_POLICY) for algo in ("dppo", "reinflow")},
 }
 _CLONING: dict[str, dict[str, Any]] = {
     "quick": {},

@@ -64,7 +64,13 @@ def laptop(env_id: str) -> dict[str, Any]:
 
 
 # Where cloning reaches clip_bc, which is looked at twenty times in these updates, within a few hundred.
-_BC_STEPS = {"ogpo/AdroitDoor-v0": 2_000, "ogpo/AdroitHammer-v0": 500, "ogpo/AdroitPen-v0": 500}
+_BC_STEPS = {
+    "ogpo/AdroitDoor-v0": 2_000,
+    "ogpo/AdroitHammer-v0": 500,
+    "ogpo/AdroitPen-v0": 500,
+    "ogpo/RobomimicLift-v0": 2_000,
+    "ogpo/RobomimicSquare-v0": 10_000,
+}
 
 
 def laptop_env(env_id: str) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from ogpo_sb3.evaluation import EvaluateCallback, EvaluationResult
 from ogpo_sb3.evaluation.callback import append_row, read_rows
 
 DEFAULT_ENV = "ogpo/AdroitHammer-v0"
-_CURVE_EPISODES = 50
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,6 +43,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=25_000, help="environment steps of fine-tuning (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=25, help="expert episodes to collect (default: %(default)s)")
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the final table (default: %(default)s)")
+    parser.add_argument(
+        "--curve-episodes",
+        type=int,
+        default=50,
+        help="episodes of each evaluation on the way, those of cloning too (default: %(default)s)",
+    )
     parser.add_argument("--eval-freq", type=int, default=5_000, help="environment steps between evaluations")
     parser.add_argument("--threads", type=int, default=free_cores(), help="torch threads (default: idle cores, %(default)s)")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds that only checks the installation")
@@ -53,7 +58,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     runnable = [name for name, t in TASKS.items() if t.expert or t.demonstrations]
     if task is None or args.env not in runnable:
         parser.error(f"--env must be a task with demonstrations or an expert, one of {runnable}, found {args.env!r}")
-    for name in ("steps", "episodes", "eval_episodes", "eval_freq", "threads"):
+    for name in ("steps", "episodes", "eval_episodes", "curve_episodes", "eval_freq", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, found {getattr(args, name)}")
     return args
@@ -137,7 +142,7 @@ def _behaviour_cloning(args: argparse.Namespace, source: str, folder: pathlib.Pa
     else:
         model = OGPOCA("FlowPolicy", _make(args), demonstrations=source, seed=args.seed, device="cpu", **_settings(args))
     if model.pretraining_due:
-        model.pretrain(checkpoint=folder / "bc.ckpt", checkpoint_freq=1000)
+        model.pretrain(n_eval_episodes=args.curve_episodes, checkpoint=folder / "bc.ckpt", checkpoint_freq=1000)
         model.policy.save(folder / "bc.zip")
         model.save_checkpoint(folder / "bc.ckpt")  # says that cloning is done: only after its result is on disk
     result = evaluate(model, lambda: _make(args), n_episodes=args.eval_episodes, progress_bar=True)
@@ -153,14 +158,14 @@ def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: Evaluatio
         print(f"Going on from {saved[-1].name}", flush=True)
     else:
         curve.unlink(missing_ok=True)
-        append_row(curve, 0, before.first(_CURVE_EPISODES))  # on the same episodes as the rest of the curve
+        append_row(curve, 0, before.first(args.curve_episodes))  # on the same episodes as the rest of the curve
         model = OGPOCA(
             "FlowPolicy", _make(args), pretrained_policy=str(folder / "bc.zip"), seed=args.seed, device="cpu", **settings
         )
     remaining = args.steps - model.num_timesteps
     if remaining > 0:
         save = FullCheckpointCallback(args.eval_freq, folder / "checkpoints")
-        episodes = min(_CURVE_EPISODES, args.eval_episodes)
+        episodes = min(args.curve_episodes, args.eval_episodes)
         watch = EvaluateCallback(args.eval_freq, n_episodes=episodes, env=lambda: _make(args), csv_path=curve, verbose=1)
         model.learn(remaining, callback=[watch, save], reset_num_timesteps=False, progress_bar=True)
         model.save_checkpoint(folder / "checkpoints" / f"run_{model.num_timesteps}_steps.ckpt")

@@ -78,14 +78,14 @@ class Walker:
 
     def predict(self, observation, deterministic=False):
         assert deterministic
-        return np.clip([2.0 * (observation[1] - observation[0])], -0.5, 0.5), None
+        return np.clip(2.0 * (observation[:, 1:] - observation[:, :1]), -0.5, 0.5), None
 
 
 class Stander(Walker):
     """One that stays."""
 
     def predict(self, observation, deterministic=False):
-        return np.zeros(1), None
+        return np.zeros((len(observation), 1)), None
 
 
 def test_a_finished_episode_rests_on_its_last_frame(tmp_path):
@@ -99,7 +99,7 @@ def test_a_finished_episode_rests_on_its_last_frame(tmp_path):
         observation, _ = env.reset(seed=seed)
         expected, done = [env.render()], False
         while not done:
-            observation, _, done, _, _ = env.step(Walker().predict(observation, deterministic=True)[0])
+            observation, _, done, _, _ = env.step(Walker().predict(observation[None], deterministic=True)[0][0])
             expected.append(env.render())
         assert len(expected) < 10
         expected += [expected[-1]] * (21 - len(expected))

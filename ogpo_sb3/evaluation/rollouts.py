@@ -188,7 +188,7 @@ class Deployed:
 
     def __init__(self, model: Any, sampler: str, normaliser: VecNormalize | None):
         policy = model.policy
-        self.policy, self.normaliser, self.deterministic = policy, normaliser, sampler == "ode"
+        self.policy, self.predict, self.normaliser, self.deterministic = policy, model.predict, normaliser, sampler == "ode"
         self.n_latents = getattr(policy, "n_latents", 1) if sampler == "ode" else 1
         self.decide: Callable[[Any, th.Tensor], th.Tensor] | None = None
         generative = getattr(policy, "actor_ema", policy)  # on-policy ones have a single actor, in the policy itself
@@ -211,9 +211,9 @@ class Deployed:
             batch = np.stack(observations)
         if self.normaliser is not None:
             batch = self.normaliser.normalize_obs(batch)
-        policy = self.policy
         if self.decide is None:
-            return policy.predict(batch, deterministic=self.deterministic)[0]
+            return self.predict(batch, deterministic=self.deterministic)[0]
+        policy = self.policy
         shape = self.n_latents, int(np.prod(policy.action_space.shape))
         latents = th.stack([th.randn(shape, generator=generator) for generator in generators]).to(policy.device)
         obs, _ = policy.obs_to_tensor(batch)

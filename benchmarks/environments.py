@@ -45,7 +45,7 @@ def raw_step(env: gym.Env) -> Callable[[np.ndarray], Any]:
 def measure(env_id: str, obs_type: str, rounds: int, steps: int) -> dict[str, Any]:
     """
     :param env_id: registered task
-    :param obs_type: "state" or "image"; with pictures the raw engine of robosuite draws them as well
+    :param obs_type: "state" or "image"; with pictures the raw engine of robosuite draws them as well, the others have none
     :param rounds: how often the three are measured in turn
     :param steps: environment steps of each measurement
     :return: a row of the table: medians of steps per CPU second, and of the paired costs relative to the raw engine
@@ -85,7 +85,7 @@ def measure(env_id: str, obs_type: str, rounds: int, steps: int) -> dict[str, An
         name: statistics.median(one / raw for one, raw in zip(seconds[name], seconds["raw"], strict=True)) - 1.0
         for name in ("wrapped", "chunked")
     }
-    return dict(
+    row: dict[str, Any] = dict(
         env=env_id,
         obs=obs_type,
         rounds=rounds,
@@ -97,6 +97,9 @@ def measure(env_id: str, obs_type: str, rounds: int, steps: int) -> dict[str, An
         chunk_cost=round(cost["chunked"], 4),
         reset_s=round(statistics.median(resets[3:]), 3),
     )
+    if obs_type == "image" and not hasattr(env.unwrapped, "robosuite"):
+        row.update(raw="", wrapper_cost="", chunk_cost="")
+    return row
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

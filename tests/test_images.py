@@ -60,6 +60,18 @@ def test_a_picture_alone_is_a_box(env_id):
     env.close()
 
 
+def test_two_environments_of_a_process_draw_each_its_own_scene():
+    door, hammer = (gym.make(f"ogpo/Adroit{name}-v0", obs_type="image", image_size=48) for name in ("Door", "Hammer"))
+    apart, _ = door.reset(seed=0)
+    other, _ = hammer.reset(seed=0)
+    again, _ = door.reset(seed=0)
+    np.testing.assert_array_equal(apart, again)
+    assert (apart != other).mean() > 0.05
+    hammer.close()  # which takes nothing of the other's along
+    np.testing.assert_array_equal(apart, door.reset(seed=0)[0])
+    door.close()
+
+
 @pytest.mark.parametrize(
     ("env_id", "kwargs", "sentence"),
     [

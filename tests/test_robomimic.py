@@ -163,6 +163,28 @@ def test_up_is_up_in_pictures():
     env.close()
 
 
+def test_pictures_follow_the_state_through_hard_resets():
+    """Each reset loads the model anew and with it the renderer; what is drawn later must be this episode's."""
+    env = RobomimicEnv("Lift", obs_type="image", cameras=["agentview"], image_size=40)
+    for seed in (0, 1):
+        first, _ = env.reset(seed=seed)
+        for _ in range(2):
+            seen, *_ = env.step(np.zeros(7))
+        # Standing still, hardly anything moves.
+        assert first.std() > 10 and np.abs(first.astype(int) - seen).mean() < 3
+    # Neither closing nor dropping another environment takes the renderer's buffers along.
+    for drop in (False, True):
+        other = RobomimicEnv("Lift", obs_type="image", cameras=["agentview"], image_size=40)
+        other.reset(seed=0)
+        env.step(np.zeros(7))
+        if not drop:
+            other.close()
+        del other
+        again = env.step(np.zeros(7))[0]
+        assert np.abs(again.astype(int) - seen).mean() < 3
+    env.close()
+
+
 def test_two_environments_of_a_process_draw_each_its_own_scene():
     def pictures(env):
         yield env.reset(seed=0)[0]

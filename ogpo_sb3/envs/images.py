@@ -99,6 +99,7 @@ class EngineCamera:
 
     def close(self) -> None:
         """Free the renderer."""
+        make_current(self._renderer)
         self._renderer.close()
 
 

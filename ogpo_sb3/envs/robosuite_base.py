@@ -257,9 +257,15 @@ class RobosuiteEnv(gym.Env):
         return np.ascontiguousarray(picture[::-1])
 
     def close(self) -> None:
-        """Free simulator and renderer."""
+        """Free simulator and renderer; nothing can be done with the environment afterwards."""
         if getattr(self, "robosuite", None) is not None:
-            self.robosuite.close()
+            with self._drawing():  # what is freed belongs to the current context
+                self.robosuite.close()
+
+    def __del__(self) -> None:
+        # An environment that is dropped must not free its renderer while another's context is the current one.
+        if getattr(self, "_draws", False):
+            self.close()
 
     def _localized(self, model_xml: str) -> str:
         """A recorded model with the paths of this installation."""
@@ -301,8 +307,13 @@ class RobosuiteEnv(gym.Env):
             yield
             return
         with watched(self.name):
-            simulator = getattr(getattr(self, "robosuite", None), "sim", None)
-            context = getattr(simulator, "_render_context_offscreen", None)
-            if context is not None:
-                context.gl_ctx.make_current()
+            self._make_current()
             yield
+
+    def _make_current(self) -> None:
+        # A method of its own, whose references end with it: one that outlived a reset would have the old context freed after
+        # the new one was made, and with it the new one's buffers, which go by the same numbers.
+        simulator = getattr(getattr(self, "robosuite", None), "sim", None)
+        context = getattr(simulator, "_render_context_offscreen", None)
+        if context is not None:
+            context.gl_ctx.make_current()

@@ -1,5 +1,7 @@
 """Robomimic's tasks on real robosuite, compared with robomimic's own wrapper."""
 
+import gc
+import subprocess
 import sys
 import types
 import warnings
@@ -179,9 +181,21 @@ def test_pictures_follow_the_state_through_hard_resets():
         if not drop:
             other.close()
         del other
+        gc.collect()
         again = env.step(np.zeros(7))[0]
         assert np.abs(again.astype(int) - seen).mean() < 3
     env.close()
+
+
+def test_an_environment_left_open_does_not_keep_the_interpreter():
+    """Its renderer is freed while OpenGL still runs, without complaint, though nobody closed it."""
+    code = (
+        "from ogpo_sb3.envs.robomimic import RobomimicEnv; "
+        "env = RobomimicEnv('Lift', obs_type='image', cameras=['agentview'], image_size=36, hard_reset=False); "
+        "env.reset(seed=0); raise RuntimeError('left open')"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1 and ran.stderr.strip().endswith("RuntimeError: left open")
 
 
 def test_two_environments_of_a_process_draw_each_its_own_scene():

@@ -123,6 +123,7 @@ class RobosuiteEnv(gym.Env):
         self.render_mode = render_mode
         self._draws = bool(self.cameras) or render_mode is not None
         prepare_drawing("rgb_array" if self._draws else None)
+        self._closed = False
         self._steps_after_success: int | None = None  # None: no success yet in this episode
         self._raw: Mapping[str, np.ndarray] = {}
         self._recorded_model: str | None = None  # given to set_state, until the engine loads its own again
@@ -258,9 +259,12 @@ class RobosuiteEnv(gym.Env):
 
     def close(self) -> None:
         """Free simulator and renderer; nothing can be done with the environment afterwards."""
-        if getattr(self, "robosuite", None) is not None:
-            with self._drawing():  # what is freed belongs to the current context
-                self.robosuite.close()
+        if not self._closed and getattr(self, "robosuite", None) is not None:
+            self._closed = True
+            # What is freed belongs to the current context. Not watched: at the interpreter's end no thread starts any more.
+            if self._draws:
+                self._make_current()
+            self.robosuite.close()
 
     def __del__(self) -> None:
         # An environment that is dropped must not free its renderer while another's context is the current one.

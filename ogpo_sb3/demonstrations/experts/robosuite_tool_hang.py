@@ -102,9 +102,13 @@ def _hang_wrench(arm: Arm, scene: Scene) -> Plan:
 def _press_handle(arm: Arm, scene: Scene) -> Plan:
     hook_end = scene.site("frame_hang_site")
     outward = hook_end - scene.site("frame_intersection_site")
-    over = hook_end + PRESS_AT * outward / np.linalg.norm(outward)
+    outward /= np.linalg.norm(outward)
     rotation = gripper(DOWN, arm.rotation[:, 0])
+    over = hook_end + PRESS_AT * outward
     yield from arm.go(over + 0.1 * UP, rotation, grip=CLOSED, tolerance=0.02)
     yield from arm.go(over - 0.08 * UP, rotation, tolerance=0.02, limit=25)
+    # Then push the hanging handle in: the ring slides off the end and along the bar.
+    yield from arm.go(hook_end + 0.01 * outward - 0.08 * UP, rotation, tolerance=0.02, limit=20)
+    yield from arm.go(over - 0.06 * UP, rotation, tolerance=0.02, limit=20)
     yield from arm.go(over + 0.12 * UP, rotation, tolerance=0.03)
     yield from arm.grasp(CLOSED, steps=10)

@@ -21,6 +21,7 @@ TILT = np.pi / 4.0
 FIRST_GRIP, SECOND_GRIP = 0.045, -0.06
 GRASP_STEPS = 12  # the fingers are wide open when they arrive
 TRIES = 3
+CARRYING = 0.5  # speed at which the hammer's head does not swing in the first arm's fingers
 
 
 def transport(arms: list[Arm], scene: Scene) -> Plan:
@@ -58,7 +59,7 @@ def _fetch_hammer(arm: Arm, scene: Scene) -> Plan:
         yield from arm.go(np.array([*handle()[:2], ABOVE_BINS]), rotation, grip=OPEN, tolerance=0.02, limit=100)
         yield from arm.go(handle, rotation, tolerance=0.008, angle=0.15)
         yield from arm.grasp(CLOSED, GRASP_STEPS)
-        yield from arm.go(np.array([*handle()[:2], ABOVE_BINS]), rotation, tolerance=0.03)
+        yield from arm.go(np.array([*handle()[:2], ABOVE_BINS]), rotation, tolerance=0.03, speed=CARRYING)
         if arm.holds(group.payload):
             return
 
@@ -93,7 +94,7 @@ def _leaning(arm: Arm, along: np.ndarray) -> np.ndarray:
 def _hand_over(first: Arm, second: Arm, scene: Scene) -> Plan:
     group = scene.env.transport
     yield from together(
-        first.go(MEETING_POINT, _leaning(first, X), tolerance=0.02, angle=0.1, limit=100),
+        first.go(MEETING_POINT, _leaning(first, X), tolerance=0.02, angle=0.1, limit=100, speed=CARRYING),
         second.go(MEETING_POINT + 0.25 * Y + 0.1 * UP, _leaning(second, X), grip=OPEN, tolerance=0.03, angle=0.2, limit=100),
     )
 

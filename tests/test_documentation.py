@@ -86,6 +86,23 @@ def test_readme_names_every_algorithm_and_task():
     assert len(text.splitlines()) <= 130
 
 
+def test_changelog():
+    """Fixed headings, and items that follow each other without gaps and are written once."""
+    releases = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    for release in releases:
+        assert re.findall("^### (.*)$", release, re.MULTILINE) == [
+            "Breaking changes",
+            "New features",
+            "Bug fixes",
+            "Deprecations",
+            "Others",
+            "Documentation",
+        ]
+        items = re.findall(r"^- .*(?:\n  .*)*", release, re.MULTILINE)
+        assert sorted(items) == sorted(set(items))
+        assert "\n\n- " not in re.sub(r"### .*\n\n- ", "", release)
+
+
 # -- metrics ----------------------------------------------------------------------------------------------------------
 
 

@@ -4,8 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import robosuite
+from ogpo_sb3 import demos
+from ogpo_sb3.demonstrations import load
 from ogpo_sb3.demonstrations.experts import waypoints
 from ogpo_sb3.demonstrations.experts.robomimic import NOISE_STD, TASKS, RobomimicExpert, make_expert
+from ogpo_sb3.envs import registry
 
 LIMITS = {"Lift": 80, "Can": 250, "Square": 250, "ToolHang": 700, "Transport": 700}
 
@@ -200,3 +203,29 @@ def test_plans_of_two_arms_end_with_the_longer_one():
 
     assert sum(1 for _ in waypoints.together(plan("a", 2), plan("b", 4))) == 4
     assert log == ["a", "b", "a", "b", "b", "b"]
+
+
+def test_the_command_collects_with_a_scripted_expert(tmp_path, capsys):
+    path = tmp_path / "lift-scripted.npz"
+    arguments = ["collect", "--env", "ogpo/RobomimicLift-v0", "--episodes", "2", "--noise", "1", "-o", str(path), "--quiet"]
+    assert demos.main(arguments) == 0
+    assert "succeeded in 2 of 2 attempts" in capsys.readouterr().out
+    data = load(path)
+    assert data.n_episodes == 2 and data.successes.all() and data.actions.shape[1] == 7
+    assert "scripted expert for Lift" in str(data.meta)  # the file says what it is
+    assert data.meta["versions"]["robosuite"] == "1.4.1"
+    env = gym.make("ogpo/RobomimicLift-v0")
+    data.validate_for(env.observation_space, env.action_space)
+    for index, seed in enumerate(data.meta["reset_seeds"]):  # the same actions from the same starts succeed again
+        env.reset(seed=seed)
+        info = {}
+        for action in data.episode(index).actions:
+            *_, info = env.step(action)
+        assert info["is_success"]
+    assert isinstance(make_expert(env), RobomimicExpert)
+    env.close()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_robomimic_task_names_its_scripted_expert(task):
+    assert registry.resolve(registry.TASKS[f"ogpo/Robomimic{task}-v0"].expert) is make_expert

@@ -280,7 +280,8 @@ class TestLogs:
         model.learn(80, log_interval=2)
         shares = [row["time/env_wait_share"] for row in read_csv(tmp_path)]
         assert len(shares) == 8 and all(0 <= share <= 1 for share in shares)
-        assert max(shares[1:4]) < 0.5 < min(shares[4:])  # the first log is from before the updates
+        # The first log is from before the updates. Sleeps are long beside what a busy machine adds to single steps.
+        assert np.mean(shares[1:4]) + 0.2 < np.mean(shares[4:])
 
     def test_keys(self, make, tmp_path):
         """K4; the synchronous mode has neither."""

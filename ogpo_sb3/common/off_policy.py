@@ -4,10 +4,9 @@ import pathlib
 from collections import defaultdict
 from typing import Any, ClassVar, TypeVar
 
-import gymnasium as gym
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq
@@ -17,7 +16,8 @@ from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.captured import CapturedStep
 from ogpo_sb3.common.collecting import CollectingMixin
 from ogpo_sb3.common.critic_pretraining import CriticPretrainingMixin
-from ogpo_sb3.common.chunked_env import chunk_env, chunk_like
+from ogpo_sb3.common.chunked_env import chunk_env
+from ogpo_sb3.common.counting import ChunkedMixin
 from ogpo_sb3.common.options import (
     check_at_least,
     check_critic_pretraining,
@@ -30,16 +30,16 @@ from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.policies import DiffusionPolicy, FlowPolicy, GCPPolicy
 from ogpo_sb3.common.precision import check_precision
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
-from ogpo_sb3.common.progress import StepProgressBar
 from ogpo_sb3.common.saving import SavingMixin
 from ogpo_sb3.common.schedules import Schedule, as_schedule
 from ogpo_sb3.common.updates import UpdatesMixin
-from ogpo_sb3.envs.chunking import chunk_size_of
 
 SelfGCP = TypeVar("SelfGCP", bound="GCPOffPolicyAlgorithm")
 
 
-class GCPOffPolicyAlgorithm(PretrainingMixin, CriticPretrainingMixin, UpdatesMixin, CollectingMixin, SavingMixin):
+class GCPOffPolicyAlgorithm(
+    PretrainingMixin, CriticPretrainingMixin, UpdatesMixin, CollectingMixin, ChunkedMixin, SavingMixin
+):
     """
     SB3's off-policy algorithm for generative control policies over action chunks.
 
@@ -255,11 +255,6 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, CriticPretrainingMixin, UpdatesMix
 
     # -- construction ---------------------------------------------------------------------------------------------
 
-    @property
-    def chunk_size(self) -> int:
-        """Environment steps per decision, read off the action space."""
-        return chunk_size_of(self.action_space)
-
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = as_schedule(self.learning_rate, "learning_rate")
         self.critic_lr_schedule = as_schedule(self.critic_learning_rate, "critic_learning_rate")
@@ -284,17 +279,6 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, CriticPretrainingMixin, UpdatesMix
         for name in (*self.policy.actor_names, *self.policy.critic_names):  # of an algorithm's own
             setattr(self, name, getattr(self.policy, name))
 
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """
-        As SB3's; a per-step environment is wrapped with the model's chunk size.
-
-        :param env: environment with the model's spaces
-        :param force_reset: reset it before training goes on
-        """
-        if isinstance(env, gym.Env):
-            env = chunk_like(env, self.chunk_size)
-        super().set_env(env, force_reset=force_reset)
-
     # -- collecting -----------------------------------------------------------------------------------------------
 
     def _setup_learn(
@@ -312,18 +296,6 @@ class GCPOffPolicyAlgorithm(PretrainingMixin, CriticPretrainingMixin, UpdatesMix
             self._num_decisions = 0
         self._prepare_overlap()
         return super()._setup_learn(int(total_timesteps), callback, reset_num_timesteps, tb_log_name, progress_bar)
-
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        if progress_bar:
-            given = callback if isinstance(callback, list) else [] if callback is None else [callback]
-            as_callbacks = [c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in given]
-            callback = CallbackList([*as_callbacks, StepProgressBar()])
-        return super()._init_callback(callback, False)
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        # A chunk may overshoot the total; a negative remainder would make a user's schedule return a negative rate.
-        self._current_progress_remaining = min(max(self._current_progress_remaining, 0.0), 1.0)
 
     def learn(
         self: SelfGCP,

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
@@ -55,6 +54,7 @@ class ActorValuePolicy(GCPPolicy):
     :param kwargs: as :class:`GCPPolicy`
     """
 
+    critic_class = ChunkValue
     critic: ChunkValue  # type: ignore[assignment]
 
     def __init__(
@@ -81,7 +81,7 @@ class ActorValuePolicy(GCPPolicy):
         self.actor = self.make_actor()
         self.actor_ema = frozen_copy(self.actor)
         self.actor_slow = frozen_copy(self.actor) if self.slow_actor else None
-        self.critic = self.make_critic()
+        self.critic = self.make_critic()  # type: ignore[assignment]
         self.actor.optimizer = self.make_optimizer(self.actor, lr_schedule(1), weight_decay=0.0)
         self.critic.optimizer = self.make_optimizer(self.critic, lr_schedule(1), weight_decay=1e-5)
 
@@ -89,18 +89,6 @@ class ActorValuePolicy(GCPPolicy):
     def critic_target(self) -> ChunkValue:  # type: ignore[override]
         """There is none: values are regressed on returns."""
         return self.critic
-
-    def make_critic(self) -> ChunkValue:  # type: ignore[override]
-        """A new value network with fresh parameters."""
-        _, net_arch = get_actor_critic_arch(self.net_arch)
-        return ChunkValue(
-            **self._model_kwargs(),
-            keys=self.critic_keys,
-            n_critics=self.n_critics,
-            net_arch=net_arch if self.critic_net_arch is None else self.critic_net_arch,
-            layer_norm=self.critic_layer_norm,
-            activation_fn=self.activation_fn,
-        )
 
     def freeze_steps(self, n: int) -> None:
         """

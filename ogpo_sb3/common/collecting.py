@@ -1,7 +1,5 @@
 """Collecting decisions, counted in the environment steps that they executed."""
 
-from typing import Any
-
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -10,7 +8,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ogpo_sb3.common.async_collection import AsyncCollectionMixin
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
-from ogpo_sb3.common.errors import TrainingDivergedError
+from ogpo_sb3.common.errors import TrainingDivergedError, is_finite
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.envs.chunking import steps_in
 
@@ -72,7 +70,7 @@ class CollectingMixin(AsyncCollectionMixin):
         while (episodes if by_episode else steps) < wanted:
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             if not np.isfinite(actions).all():
-                culprit = "the policy's action" if _is_finite(self._last_obs) else "the observation after a reset"
+                culprit = "the policy's action" if is_finite(self._last_obs) else "the observation after a reset"
                 raise TrainingDivergedError(culprit, self.num_timesteps)
             new_obs, rewards, dones, infos = self._step_environments(env, actions)
             executed = sum(steps_in(info) for info in infos)
@@ -105,8 +103,3 @@ class CollectingMixin(AsyncCollectionMixin):
         """Observations are stored as they were before VecNormalize."""
         if self._vec_normalize_env is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
-
-
-def _is_finite(observation: Any) -> bool:
-    values = observation.values() if isinstance(observation, dict) else [observation]
-    return all(bool(np.isfinite(value).all()) for value in values)

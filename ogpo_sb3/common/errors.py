@@ -1,4 +1,8 @@
-"""Errors of the package that a caller may want to catch."""
+"""Errors of the package that a caller may want to catch, and what tells where NaN came from."""
+
+from typing import Any
+
+import numpy as np
 
 
 class TrainingDivergedError(ValueError):
@@ -17,3 +21,11 @@ class TrainingDivergedError(ValueError):
             "parameters and the last checkpoint are unharmed"
         )
         self.quantity = quantity
+
+
+def is_finite(observation: Any) -> bool:
+    """
+    :param observation: array, or dict of arrays
+    """
+    values = observation.values() if isinstance(observation, dict) else [observation]
+    return all(bool(np.isfinite(value).all()) for value in values)

@@ -17,9 +17,9 @@ from torch import nn
 from ogpo_sb3.common.actor_value_policies import ActorValuePolicy, ChunkValue
 from ogpo_sb3.common.chunked_env import chunk_env
 from ogpo_sb3.common.counting import ChunkedMixin
-from ogpo_sb3.common.errors import TrainingDivergedError
+from ogpo_sb3.common.errors import TrainingDivergedError, is_finite
 from ogpo_sb3.common.features import GCPActor
-from ogpo_sb3.common.optimization import guarded_step, set_rate
+from ogpo_sb3.common.optimization import check_step, guarded_step, set_rate
 from ogpo_sb3.common.options import check_at_least, check_pretraining, check_shared
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, RewardScaling
@@ -253,9 +253,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         assert isinstance(self.action_space, spaces.Box)
         actions = self.policy.unscale_action(scaled.cpu().numpy().reshape(-1, *self.action_space.shape))
         if not np.isfinite(actions).all():
-            parts = obs.values() if isinstance(obs, dict) else [obs]
-            finite = all(bool(np.isfinite(part).all()) for part in parts)
-            raise TrainingDivergedError("the policy's action" if finite else "the observation", self.num_timesteps)
+            raise TrainingDivergedError("the policy's action" if is_finite(obs) else "the observation", self.num_timesteps)
         actions = actions.astype(self.action_space.dtype, copy=False)
         return actions, *(x.cpu().numpy() for x in (states, log_prob, values))
 
@@ -351,8 +349,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         model.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
         loss.backward()
         norm, bad = guarded_step(model.optimizer, loss, self.max_grad_norm)  # type: ignore[arg-type]
-        if bool(bad):
-            raise TrainingDivergedError(f"the gradient of {name}" if bool(th.isfinite(loss)) else name, self.num_timesteps)
+        check_step(bad, loss, name, self.num_timesteps)
         return norm
 
     # -- saving ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from typing import Any
 import torch as th
 from torch import nn
 
+from ogpo_sb3.common.errors import TrainingDivergedError
+
 
 def prepare_optimizer(optimizer: th.optim.Optimizer, device: th.device) -> None:
     """
@@ -76,6 +78,18 @@ def guarded_step(optimizer: th.optim.Optimizer, loss: th.Tensor, max_norm: float
     optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
     optimizer.step()
     return norm, bad
+
+
+def check_step(bad: th.Tensor, loss: th.Tensor, name: str, num_timesteps: int) -> None:
+    """
+    :param bad: of :func:`guarded_step`
+    :param loss: scalar
+    :param name: of the loss
+    :param num_timesteps: environment steps done
+    :raises TrainingDivergedError: the step was left out
+    """
+    if bool(bad):
+        raise TrainingDivergedError(f"the gradient of {name}" if bool(th.isfinite(loss)) else name, num_timesteps)
 
 
 @th.no_grad()

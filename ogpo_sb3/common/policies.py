@@ -61,6 +61,7 @@ class GCPPolicy(BoundedPolicy):
     """
 
     gcp_class: ClassVar[type[GenerativeControlPolicy]]
+    critic_class: ClassVar[type[Any]] = ChunkCritic
     # Networks with an ``optimizer``, by the learning rate they follow; an algorithm's own policy may have more of them.
     actor_names: tuple[str, ...] = ("actor",)
     critic_names: tuple[str, ...] = ("critic",)
@@ -156,7 +157,7 @@ class GCPPolicy(BoundedPolicy):
     def make_critic(self) -> ChunkCritic:
         """A new critic with fresh parameters."""
         _, net_arch = get_actor_critic_arch(self.net_arch)
-        return ChunkCritic(
+        critic: ChunkCritic = self.critic_class(
             **self._model_kwargs(),
             keys=self.critic_keys,
             n_critics=self.n_critics,
@@ -164,6 +165,7 @@ class GCPPolicy(BoundedPolicy):
             layer_norm=self.critic_layer_norm,
             activation_fn=self.activation_fn,
         )
+        return critic
 
     def make_gaussian(self, context_dim: int = 0) -> TanhGaussian:
         """

@@ -10,8 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
-from ogpo_sb3.common.errors import TrainingDivergedError
-from ogpo_sb3.common.optimization import guarded_step, polyak, prepare_optimizer, set_rate
+from ogpo_sb3.common.optimization import check_step, guarded_step, polyak, prepare_optimizer, set_rate
 from ogpo_sb3.common.policies import GCPPolicy, read_policy_file
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.schedules import Schedule, schedule_value
@@ -254,10 +253,8 @@ class PretrainingMixin(BaseAlgorithm):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         _, bad = guarded_step(optimizer, loss, self.max_grad_norm)
-        value = loss.item()
-        if bool(bad):
-            raise TrainingDivergedError("the gradient of bc_loss" if np.isfinite(value) else "bc_loss", 0)
-        return value
+        check_step(bad, loss, "bc_loss", 0)
+        return loss.item()
 
     def _bc_success(self, eval_env: Any, n_episodes: int) -> float:
         from ogpo_sb3.evaluation import evaluate

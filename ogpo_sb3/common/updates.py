@@ -15,7 +15,7 @@ from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
 from ogpo_sb3.common.captured import CapturedStep, signature
 from ogpo_sb3.common.errors import TrainingDivergedError
 from ogpo_sb3.common.features import ChunkCritic, GCPActor
-from ogpo_sb3.common.optimization import guarded_step, has_fused, polyak, set_rate
+from ogpo_sb3.common.optimization import check_step, guarded_step, has_fused, polyak, set_rate
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.precision import matmul_precision
 from ogpo_sb3.common.progress import progress
@@ -298,8 +298,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
         """
         norm, bad = guarded_step(model.optimizer, loss, self.max_grad_norm)  # type: ignore[arg-type]
         if not bad.is_cuda:
-            if bool(bad):
-                raise TrainingDivergedError(f"the gradient of {name}" if bool(th.isfinite(loss)) else name, self.num_timesteps)
+            check_step(bad, loss, name, self.num_timesteps)
             return norm
         # The step was left out on the device; whether that happened is read together with the metrics.
         self._diverged.setdefault(name, th.zeros_like(bad)).logical_or_(bad)

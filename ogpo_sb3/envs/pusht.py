@@ -26,6 +26,9 @@ PUBLISHED_SIZE = 96
 # Half the table's side, pixels: positions p become p / 256 - 1.
 _HALF = 256.0
 
+# A state in which pusher and block do not touch: x, y of the pusher, x, y and angle of the block.
+_APART = np.array([50.0, 50.0, 300.0, 300.0, 0.0])
+
 # The nine keypoints in the block's own frame, pixels, in the published data set's order. Measured: the median over its
 # 25 650 steps, from which 99 % of the rows differ by less than 0.04.
 _KEYPOINTS = np.array(
@@ -141,10 +144,12 @@ class PushTEnv(gym.Env):
         """Put pusher and block where a recording says.
 
         The angle comes first: the engine turns the block about its centre of gravity, which would move a position set
-        before (its own ``reset_to_state`` does that, by up to 73 pixels).
+        before (its own ``reset_to_state`` does that, by up to 73 pixels). What the engine was doing is thrown away: velocities,
+        and the impulses of a contact (a random start can overlap), would move the block in the steps that follow.
         """
         if state.shape != (5,):
             raise ValueError(f"Push-T: a state has the shape (5,), not {state.shape}.")
+        self.engine.reset(options={"reset_to_state": _APART})
         self.engine.agent.position = state[:2].tolist()
         self.engine.block.angle = float(state[4])
         self.engine.block.position = state[2:4].tolist()

@@ -144,8 +144,8 @@ class PushTEnv(gym.Env):
         """Put pusher and block where a recording says.
 
         The angle comes first: the engine turns the block about its centre of gravity, which would move a position set
-        before (its own ``reset_to_state`` does that, by up to 73 pixels). What the engine was doing is thrown away: velocities,
-        and the impulses of a contact (a random start can overlap), would move the block in the steps that follow.
+        before (its own ``reset_to_state`` does that, by up to 73 pixels). What the engine was doing is thrown away:
+        velocities, and impulses of a contact (a random start can overlap), would move the block in the steps that follow.
         """
         if state.shape != (5,):
             raise ValueError(f"Push-T: a state has the shape (5,), not {state.shape}.")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -224,7 +225,55 @@ def test_settings_of_one_algorithm_and_tuned_ones(demonstrations, tmp_path):
     assert model.chunk_size == 2 and type(model) is ALGORITHMS["ogpo"]
     tuned.write_text("ogpo: [1]\n")
     with pytest.raises(ValueError, match="should map algorithms to environments to settings"):
-        compare.read_tuned(tuned)
+        compare.read_settings(tuned, "tuned")
+
+
+def test_variants_run_beside_the_fixed_ones(demonstrations, tmp_path, monkeypatch):
+    """A variant may have other settings, another policy and another cloning; those that clone alike share a policy."""
+    monkeypatch.chdir(tmp_path)
+    file = pathlib.Path("variants.yml")
+    file.write_text(
+        "ogpo:\n  wide: {group_size: 6}\n  diffusion: {policy: DiffusionPolicy, policy_kwargs: {eta: 0.5}, bc_steps: 30}\n"
+        "qc:\n  diffusion: {policy: DiffusionPolicy, policy_kwargs: {eta: 0.5}, bc_steps: 30}\n"
+    )
+    argv = arguments(demonstrations, "--variants", str(file), algos=["ogpo", "qc"], seeds=1, steps=200)
+    argv = [a for a in argv if not a.startswith(("actor_batch_size", "group_size", "utd_actor"))]
+    argv += ["--set", "ogpo.actor_batch_size=4", "ogpo.group_size=4"]
+    summary = in_this_process(argv, pathlib.Path("out"))
+    planned = plan.read(pathlib.Path("out"))
+    runs = {(r.algo, r.mode): r for r in planned.runs()}
+    assert list(runs) == [("ogpo", "fixed"), ("ogpo", "wide"), ("ogpo", "diffusion"), ("qc", "fixed"), ("qc", "diffusion")]
+    assert planned.settings[REACH]["ogpo"]["wide"]["group_size"] == 6
+    clones = {key: planned.cloned(run) for key, run in runs.items()}
+    assert clones["ogpo", "fixed"] == clones["ogpo", "wide"] == clones["qc", "fixed"]
+    assert clones["ogpo", "diffusion"] == clones["qc", "diffusion"] != clones["ogpo", "fixed"]
+    updates = {
+        name: json.loads((pathlib.Path("out") / f / "policy.json").read_text())["updates"] for name, f in clones.items()
+    }
+    assert updates["ogpo", "fixed"] == 60 and updates["ogpo", "diffusion"] == 30
+    model = ALGORITHMS["ogpo"].load(pathlib.Path("out") / runs["ogpo", "diffusion"].name / "model.zip", device="cpu")
+    assert type(model.policy).__name__ == "DiffusionPolicy" and model.policy.actor.gcp_kwargs["eta"] == 0.5
+    assert set(summary["tasks"][REACH]) == {"ogpo", "ogpo (wide)", "ogpo (diffusion)", "qc", "qc (diffusion)"}
+    assert "cloning for ogpo (diffusion)" in pathlib.Path("out/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("sac: {a: {gamma: 0.9}}", "algorithm of --variants 'sac'"),
+        ("ogpo: {fixed: {gamma: 0.9}}", "must be a word other than fixed and tuned, found 'fixed' for ogpo"),
+        ("ogpo: {a: {policy: GaussPolicy}}", "policy of ogpo 'GaussPolicy'"),
+        ("ogpo: {a: {policy: DiffusionPolicy, policy_kwargs: {sde_correction: none}}}", "policy_kwargs.sde_correction"),
+        ("ogpo: {a: {chunk_size: 4}}", "chunk_size of a variant of ogpo on .* must be the same for all"),
+        ("ogpo: [1]", "should map algorithms to names to settings"),
+    ],
+)
+def test_variants_without_sense_are_refused(demonstrations, tmp_path, capsys, content, told, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("variants.yml").write_text(content)
+    assert compare.main(arguments(demonstrations, "--variants", "variants.yml", algos=["ogpo"])) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(told, line), line
 
 
 def test_rows_behind_a_checkpoint_and_half_a_row_are_dropped(tmp_path):

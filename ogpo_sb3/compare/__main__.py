@@ -38,6 +38,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--tuned", type=pathlib.Path, help="YAML of settings by algorithm and environment: runs beside the fixed ones"
     )
+    p.add_argument(
+        "--variants",
+        type=pathlib.Path,
+        help="YAML of settings by algorithm and name: runs beside the fixed ones, on every task",
+    )
     p.add_argument("--policy", default="FlowPolicy", help="of all algorithms (default: %(default)s)")
     p.add_argument(
         "--demonstrations", nargs="+", action="extend", default=[], metavar="ENV=SOURCE", help="in place of a task's own"
@@ -115,7 +120,8 @@ def _plan(args: argparse.Namespace) -> plans.Plan:
         args.steps,
         preset=args.preset,
         overrides=parse_assignments(args.set),
-        tuned=None if args.tuned is None else read_tuned(args.tuned),
+        tuned=None if args.tuned is None else read_settings(args.tuned, "tuned"),
+        variants=None if args.variants is None else read_settings(args.variants, "variants"),
         demonstrations={env: source for env, _, source in sources},
         policy=args.policy,
         device=args.device,
@@ -129,24 +135,27 @@ def _plan(args: argparse.Namespace) -> plans.Plan:
     return plan
 
 
-def read_tuned(path: pathlib.Path) -> dict[str, dict[str, dict[str, Any]]]:
+def read_settings(path: pathlib.Path, what: str) -> dict[str, dict[str, dict[str, Any]]]:
     """
-    :param path: YAML file: algorithm, environment, settings (``policy_kwargs`` as a mapping or by dotted names)
+    :param path: YAML file: algorithm, environment or variant, settings (``policy_kwargs`` as a mapping or by dotted names)
+    :param what: "tuned" or "variants", the option it was given to
     :raises ValueError: it holds something else
     """
     import yaml
 
+    inner_key = {"tuned": "environments", "variants": "names"}[what]
+
     if not path.exists():
-        raise ValueError(f"--tuned should be a YAML file, found no file {path}")
+        raise ValueError(f"--{what} should be a YAML file, found no file {path}")
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"--tuned should be a YAML file, found in {path}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"--{what} should be a YAML file, found in {path}: {' '.join(str(error).split())}") from error
     levels = [content, *(content.values() if isinstance(content, Mapping) else [])]
     levels += [inner for level in levels[1:] if isinstance(level, Mapping) for inner in level.values()]
     if len(levels) < 3 or not all(isinstance(level, Mapping) for level in levels):
-        raise ValueError(f"{path} should map algorithms to environments to settings, found something else")
-    return {algo: {env: flat(settings) for env, settings in by_env.items()} for algo, by_env in content.items()}
+        raise ValueError(f"{path} should map algorithms to {inner_key} to settings, found something else")
+    return {algo: {name: flat(settings) for name, settings in inner.items()} for algo, inner in content.items()}
 
 
 def _engine(args: argparse.Namespace) -> Engine:
@@ -167,9 +176,10 @@ def jobs_of(plan: plans.Plan, out: pathlib.Path, threads: int = 1) -> list[Job]:
     jobs: list[Job] = []
     clones: dict[str, Job] = {}
     for run in plan.runs():
-        cloned = plan.cloned(run.env, run.seed)
+        cloned = plan.cloned(run)
         if cloned not in clones:
-            name = f"cloned policy, {run.env} seed {run.seed}"
+            kind = plan.cloning_of(run)["policy"]
+            name = f"cloned {'policy' if kind == plan.policy else kind}, {run.env} seed {run.seed}"
             clones[cloned] = Job(name, out / cloned, [*base, cloned], 0, result="policy.json")
             jobs.append(clones[cloned])
         name = f"{run.algo}{'' if run.mode == 'fixed' else f' ({run.mode})'}, {run.env} seed {run.seed}"

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ogpo_sb3.common.files import write_json
@@ -14,6 +15,7 @@ from ogpo_sb3.compare.settings import (
     CLONING,
     NOT_NETWORKS,
     cloning_settings,
+    digest,
     encode,
     env_arguments,
     environment_spec,
@@ -36,7 +38,8 @@ class Run:
     :param env: id
     :param algo: zoo id
     :param seed: of the run
-    :param mode: "fixed": the settings that hold for every task; "tuned": those of ``--tuned`` on top
+    :param mode: "fixed": the settings that hold for every task; "tuned": those of ``--tuned`` on top; else the name of one of
+        ``--variants``, those of it on top
     """
 
     env: str
@@ -68,6 +71,7 @@ class Plan:
     :param demonstrations: by environment, source; None for the task's own
     :param cloning: by environment, flat settings of the shared policy
     :param settings: by environment, algorithm and mode, flat settings
+    :param variant_cloning: by environment and "algorithm-variant", flat settings of policies that are cloned otherwise
     """
 
     algos: list[str]
@@ -83,20 +87,30 @@ class Plan:
     demonstrations: dict[str, str | None]
     cloning: dict[str, dict[str, Any]]
     settings: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    variant_cloning: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def runs(self) -> list[Run]:
         """Every cell; the algorithms of a task and seed side by side, so that unfinished comparisons are fair too."""
         cells = [(env, seed) for seed in self.seeds for env in self.envs]
         return [Run(env, algo, seed, mode) for env, seed in cells for algo in self.algos for mode in self.settings[env][algo]]
 
-    def cloned(self, env: str, seed: int) -> str:
+    def cloning_of(self, run: Run) -> dict[str, Any]:
         """
-        Folder of the shared policy below the comparison's.
+        Flat settings of the policy that a run starts from.
 
-        :param env: id
-        :param seed: of the runs
+        :param run: cell
         """
-        return f"cloned/{slug(env)}/seed{seed}"
+        return self.variant_cloning.get(run.env, {}).get(f"{run.algo}-{run.mode}", self.cloning[run.env])
+
+    def cloned(self, run: Run) -> str:
+        """
+        Folder of the policy that a run starts from, below the comparison's: one for all runs that clone alike.
+
+        :param run: cell
+        """
+        own = self.cloning_of(run)
+        other = "" if own == self.cloning[run.env] else f"-{digest(own)}"
+        return f"cloned/{slug(run.env)}{other}/seed{run.seed}"
 
     def write(self, folder: pathlib.Path) -> None:
         """
@@ -156,6 +170,7 @@ def build(
     eval_episodes: int = 50,
     final_episodes: int = 100,
     first_seed: int = 0,
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> Plan:
     """
     Resolve every setting of every run and refuse what is inconsistent.
@@ -174,9 +189,11 @@ def build(
     :param eval_episodes: of the evaluations on a curve
     :param final_episodes: of the evaluations before and after
     :param first_seed: seeds are counted from here
+    :param variants: by algorithm and name, flat settings of runs beside the fixed ones; another policy and another cloning
+        are allowed, with a policy cloned for them
     :raises ValueError: the first inconsistency found, in one sentence
     """
-    overrides, tuned, demonstrations = overrides or {}, tuned or {}, demonstrations or {}
+    overrides, tuned, demonstrations, variants = overrides or {}, tuned or {}, demonstrations or {}, variants or {}
     _check_names(algos, envs)
     steps = int(steps)
     eval_freq = max(steps // 10, 1) if eval_freq is None else eval_freq
@@ -194,9 +211,11 @@ def build(
         check_known("algorithm of --tuned", algo, algos)
         for name in by_env:
             check_known("environment of --tuned", name, envs)
+    _check_variants(variants, algos)
     common = {name: value for name, value in overrides.items() if name.partition(".")[0] not in algos}
     settings: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
-    cloning = {}
+    cloning: dict[str, dict[str, Any]] = {}
+    variant_cloning: dict[str, dict[str, dict[str, Any]]] = {}
     for env in envs:
         shared = {**defaults.shared(preset, env), "policy": policy}
         _check_common(common, algos, policy, env)
@@ -210,6 +229,13 @@ def build(
                 modes["tuned"] = _resolve(algo, env, shared, own, {**mine, **tuned[algo][env]})
             settings[env][algo] = modes
         _check_equal(env, settings[env], policy)
+        for algo, by_name in variants.items():
+            mine, own = part(overrides, algo), {**defaults.own(preset, algo, env), **common}
+            for name, changes in by_name.items():
+                resolved, cloned = _variant(algo, env, shared, own, mine, changes)
+                settings[env][algo][name] = resolved
+                if cloned != cloning[env]:
+                    variant_cloning.setdefault(env, {})[f"{algo}-{name}"] = cloned
         _check_updates(env, settings[env], steps)
     return Plan(
         list(algos),
@@ -225,6 +251,7 @@ def build(
         {env: _source(env, demonstrations.get(env)) for env in envs},
         cloning,
         settings,
+        variant_cloning,
     )
 
 
@@ -238,6 +265,16 @@ def _check_names(algos: Iterable[str], envs: Iterable[str]) -> None:
         check_known("algorithm", algo, ALGORITHMS)
     for env in envs:
         environment_spec(env)
+
+
+def _check_variants(variants: Mapping[str, Mapping[str, Any]], algos: Iterable[str]) -> None:
+    for algo, by_name in variants.items():
+        check_known("algorithm of --variants", algo, algos)
+        for name in by_name:
+            if name in MODES or not re.fullmatch(r"\w+", name):
+                raise ValueError(
+                    f"a variant's name must be a word other than {' and '.join(MODES)}, found {name!r} for {algo}"
+                )
 
 
 def _check_common(common: Mapping[str, Any], algos: Iterable[str], policy: str, env: str) -> None:
@@ -270,6 +307,30 @@ def _resolve(
     given = names_of(ALGORITHMS[algo], policy) - set(CLONING) | _HARNESS | {"policy", "chunk_size"}
     taken = {name: value for name, value in {**shared, **own}.items() if name in given or name.startswith("env.")}
     return {name: encode(value) for name, value in {"n_envs": 1, **taken, **changes}.items()}
+
+
+def _variant(
+    algo: str,
+    env: str,
+    shared: Mapping[str, Any],
+    own: Mapping[str, Any],
+    mine: Mapping[str, Any],
+    changes: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of a variant, and of the policy that it starts from. It may change what the others have in common."""
+    cloned = {name: value for name, value in changes.items() if name in CLONING or name == "policy"}
+    shared = {**shared, **cloned}
+    check_known(f"policy of {algo}", shared["policy"], ALGORITHMS[algo].policy_aliases)
+    for name in changes.keys() - cloned.keys():
+        if name.startswith("env.") or name == "chunk_size":
+            raise ValueError(f"{name} of a variant of {algo} on {env} must be the same for all: give it by --set")
+        _check_taken(algo, shared["policy"], name)
+    # What the preset and the user set for the first family's networks, another one may not have.
+    known = names_of(ALGORITHMS[algo], shared["policy"]) | _HARNESS
+    mine = {name: value for name, value in mine.items() if name in known}
+    resolved = _resolve(algo, env, shared, own, {**mine, **{n: v for n, v in changes.items() if n not in cloned}})
+    common = {name: value for name, value in shared.items() if not name.startswith("policy_kwargs.")}
+    return resolved, {name: encode(value) for name, value in cloning_settings({**common, **resolved}).items()}
 
 
 def _check_equal(env: str, by_algo: Mapping[str, Mapping[str, dict[str, Any]]], policy: str) -> None:

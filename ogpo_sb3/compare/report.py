@@ -221,6 +221,9 @@ def _settings(plan: Plan, records: Sequence[Record]) -> list[Block]:
         blocks += [Heading(env, 3), Code("\n".join(["shared", *_lines(common), "cloning", *_lines(plan.cloning[env])]))]
         different = {name: {k: v for k, v in s.items() if k not in common} for name, s in by_name.items()}
         lines = [line for name, s in different.items() for line in (name, *_lines(s)) if s]
+        for name, own in plan.variant_cloning.get(env, {}).items():
+            changed = {k: v for k, v in own.items() if plan.cloning[env].get(k) != v}
+            lines += [f"cloning for {name.replace('-', ' (', 1)})", *_lines(changed)]
         if lines:
             blocks.append(Code("\n".join(lines)))
     return [*blocks, Heading("Versions", 3), Code("\n".join(_lines(found)))]

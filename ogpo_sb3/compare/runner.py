@@ -86,31 +86,32 @@ def try_out(plan: plans.Plan) -> None:
                     raise ValueError(f"{algo} ({mode}) cannot be made on {env_id}: {error}") from error
 
 
-def clone(plan: plans.Plan, env_id: str, seed: int, out: pathlib.Path) -> cloning.Cloned:
+def clone(plan: plans.Plan, run: plans.Run, out: pathlib.Path) -> cloning.Cloned:
     """
-    The policy that all runs of a task and seed start from.
+    The policy that a run starts from, and with it all of its task and seed that clone alike.
 
     :param plan: of the comparison
-    :param env_id: id
-    :param seed: of the runs
+    :param run: cell
     :param out: folder of the comparison
     """
-    folder, own = out / plan.cloned(env_id, seed), plan.cloning[env_id]
+    folder, own = out / plan.cloned(run), plan.cloning_of(run)
     if (folder / "policy.json").exists():
         return cloning.read(folder / "policy")
     write_json(folder / "status.json", dict(stage="cloning"))
-    source = _demonstrations(plan, env_id, seed, folder)
-    kwargs = part(next(iter(plan.settings[env_id].values()))["fixed"], "env")
-    make = lambda: gym.make(env_id, **kwargs)  # noqa: E731
-    return cloning.clone(own, make, make, seed, source, folder / "policy", plan.final_episodes, plan.device)
+    source = _demonstrations(plan, run, out)
+    kwargs = part(plan.settings[run.env][run.algo][run.mode], "env")
+    make = lambda: gym.make(run.env, **kwargs)  # noqa: E731
+    return cloning.clone(own, make, make, run.seed, source, folder / "policy", plan.final_episodes, plan.device)
 
 
-def _demonstrations(plan: plans.Plan, env_id: str, seed: int, folder: pathlib.Path) -> str:
-    given = plan.demonstrations[env_id]
+def _demonstrations(plan: plans.Plan, run: plans.Run, out: pathlib.Path) -> str:
+    given = plan.demonstrations[run.env]
     if given is not None:
         return given
-    own, kwargs = plan.cloning[env_id], part(next(iter(plan.settings[env_id].values()))["fixed"], "env")
-    return cloning.demonstrations(env_id, kwargs, own["demo_episodes"], own["demo_noise"], seed, folder)
+    own, kwargs = plan.cloning_of(run), part(plan.settings[run.env][run.algo][run.mode], "env")
+    # In one folder for all kinds of policies: they clone the same episodes.
+    folder = out / plan.cloned(dataclasses.replace(run, mode="fixed"))
+    return cloning.demonstrations(run.env, kwargs, own["demo_episodes"], own["demo_noise"], run.seed, folder)
 
 
 def execute(plan: plans.Plan, run: plans.Run, out: pathlib.Path) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def execute(plan: plans.Plan, run: plans.Run, out: pathlib.Path) -> dict[str, An
     folder, settings = out / run.name, plan.settings[run.env][run.algo][run.mode]
     if (folder / "results.json").exists():
         return json.loads((folder / "results.json").read_text())
-    cloned = clone(plan, run.env, run.seed, out)
+    cloned = clone(plan, run, out)
     timer = Timer(folder / "seconds.json")
     make = lambda: gym.make(run.env, **part(settings, "env"))  # noqa: E731
     model = _fine_tune(plan, run, settings, cloned, folder, timer, make, out)
@@ -174,7 +175,7 @@ def _fine_tune(
         append_row(curve, 0, cloned.result.first(plan.eval_episodes))  # on as many episodes as the rows that follow
         given: dict[str, Any] = dict(pretrained_policy=str(cloned.path), seed=run.seed, device=plan.device)
         if settings.get("offline_ratio", 0) > 0:
-            given["demonstrations"] = _demonstrations(plan, run.env, run.seed, out / plan.cloned(run.env, run.seed))
+            given["demonstrations"] = _demonstrations(plan, run, out)
         model = make_model(run.algo, env, settings, **given)
     model.set_logger(Logger(None, []))  # no folder in the system's temporary one
     remaining = plan.steps - model.num_timesteps
@@ -223,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         plan = plans.read(args.out)
         runs = {run.name: run for run in plan.runs()}
-        clones = {plan.cloned(env, seed): (env, seed) for env in plan.envs for seed in plan.seeds}
+        clones = {plan.cloned(run): run for run in plan.runs()}
         if args.run not in runs and args.run not in clones:
             raise ValueError(f"--run must be one of {sorted([*runs, *clones])}, found {args.run!r}")
     except ValueError as error:
@@ -231,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with locked(folder / ".lock", wait=False, patience=PATIENCE):
             if args.run in clones:
-                clone(plan, *clones[args.run], args.out)
+                clone(plan, clones[args.run], args.out)
             else:
                 execute(plan, runs[args.run], args.out)
             (folder / "failure.json").unlink(missing_ok=True)

@@ -38,7 +38,7 @@ class Record:
 
     @property
     def contestant(self) -> str:
-        """What is compared: an algorithm with its fixed or its tuned settings."""
+        """What is compared: an algorithm with its fixed or its tuned settings, or a variant of it."""
         return label(self.run.algo, self.run.mode)
 
     def scores(self) -> list[float]:
@@ -52,7 +52,7 @@ class Record:
 def label(algo: str, mode: str) -> str:
     """
     :param algo: zoo id
-    :param mode: fixed or tuned
+    :param mode: fixed, tuned or a variant's name
     """
     return algo if mode == "fixed" else f"{algo} ({mode})"
 
@@ -63,9 +63,7 @@ def contestants(plan: Plan, env: str | None = None) -> list[str]:
     :param env: on this environment; anywhere when None
     """
     envs = plan.envs if env is None else [env]
-    found = [
-        label(algo, mode) for algo in plan.algos for mode in ("fixed", "tuned") for e in envs if mode in plan.settings[e][algo]
-    ]
+    found = [label(algo, mode) for algo in plan.algos for e in envs for mode in plan.settings[e][algo]]
     return list(dict.fromkeys(found))
 
 

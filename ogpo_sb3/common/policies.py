@@ -27,7 +27,7 @@ from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
 from ogpo_sb3.common.policy_files import pretrained_actor_state
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.gcp import DiffusionGCP, FlowGCP, GenerativeControlPolicy
+from ogpo_sb3.gcp import MIPGCP, DiffusionGCP, FlowGCP, GenerativeControlPolicy, ShortcutGCP
 
 
 class GCPPolicy(BoundedPolicy):
@@ -386,8 +386,20 @@ class DiffusionPolicy(GCPPolicy):
     gcp_class = DiffusionGCP
 
 
+class ShortcutPolicy(GCPPolicy):
+    """Policy with a shortcut actor, for Box, image and Dict observations. See :class:`GCPPolicy`."""
+
+    gcp_class = ShortcutGCP
+
+
+class MIPPolicy(GCPPolicy):
+    """Policy with a minimal iterative actor, for Box, image and Dict observations. See :class:`GCPPolicy`."""
+
+    gcp_class = MIPGCP
+
+
 # Every family that a policy can be made of. A further one is added here, and to the names that each policies.py unpacks.
-FAMILIES: tuple[type[GCPPolicy], ...] = (FlowPolicy, DiffusionPolicy)
+FAMILIES: tuple[type[GCPPolicy], ...] = (FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy)
 
 PolicyT = TypeVar("PolicyT", bound=GCPPolicy)
 

@@ -47,6 +47,8 @@ class GenerativeControlPolicy(nn.Module, ABC):
     trained_for: ClassVar[tuple[str, ...]] = ("time_scale",)
     # Parameters that behaviour cloning does not train, by their names' beginning: a BC checkpoint may lack them.
     not_cloned: ClassVar[tuple[str, ...]] = ()
+    # Likewise, of parameters that a policy can do without although a BC checkpoint has them.
+    not_needed: ClassVar[tuple[str, ...]] = ()
     # ``sample`` makes different actions from different latents; some algorithms choose or rank latents.
     has_latent: ClassVar[bool] = True
 

@@ -27,4 +27,4 @@ class BestOfNPolicy(GCPPolicy):
 
 
 POLICIES = for_families(BestOfNPolicy, __name__)
-FlowPolicy, DiffusionPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy = POLICIES

@@ -30,4 +30,4 @@ class GaussianPolicy(GCPPolicy):
 
 
 POLICIES = for_families(GaussianPolicy, __name__)
-FlowPolicy, DiffusionPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy = POLICIES

@@ -241,7 +241,6 @@ class FlowGCP(GaussianChainGCP):
         return mean.clamp(-1.0, 1.0) if self.clip_intermediate else mean
 
     def _mean(self, x: th.Tensor, output: th.Tensor, *tables: th.Tensor) -> th.Tensor:
-        if self.score_net is None:
-            return self.drift(x, output, *tables)
-        v, noise = output.chunk(2, dim=-1)
-        return self.drift(x, v, *tables, noise=noise)
+        t, correction = tables
+        v, noise = (output, None) if self.score_net is None else output.chunk(2, dim=-1)
+        return self.drift(x, v, t, correction, noise)

@@ -17,7 +17,7 @@ class MIPGCP(GaussianChainGCP):
     Minimal iterative policy (Pan et al., Much Ado About Noising, 2025; OGPO C.4): f(s, x, t) regresses the action twice,
     from noise and from an action with a trace of noise. With x_0 ~ N(0, I),
 
-        L = |f(s, x_0, 0) - a|^2 + |f(s, (1 - t*) x_0 + a, t*) - a|^2.
+        L = (f(s, x_0, 0) - a)^2 + (f(s, (1 - t*) x_0 + a, t*) - a)^2.
 
     A chain has two steps, x_1 ~ N(f(s, x_0, 0), sigma^2) and x_2 ~ N(f(s, x_1, t*), sigma^2); x_2 is the action. The
     deterministic sampler is the same without noise. The noise is constant: a step's mean does not depend on where its own

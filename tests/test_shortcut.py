@@ -1,12 +1,13 @@
 """ShortcutGCP: step sizes and self-consistency, one likelihood for sampling and scoring, cloning, OGPO on it."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from ogpo_sb3 import OGPO
+from ogpo_sb3 import OGPO, dppo
 from ogpo_sb3.common.policies import FlowPolicy, ShortcutPolicy
 from ogpo_sb3.gcp import FlowGCP, ShortcutGCP
 
@@ -122,6 +123,33 @@ def test_bc_loss_against_a_slow_loop(max_steps):
         th.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_the_teacher_sets_the_targets_and_stays_itself():
+    """Its steps instead of the network's own, without becoming a part of the policy; copies keep theirs."""
+    gcp, teacher, features, actions = make(), make(), th.randn(16, F), th.rand(16, D) * 2 - 1
+    parameters = dict(gcp.named_parameters()).keys()
+
+    def loss(policy):
+        th.manual_seed(3)
+        return policy.bc_loss(features, actions)
+
+    own = loss(gcp)
+    gcp.take_teacher(teacher)
+    assert loss(gcp) == own and dict(gcp.named_parameters()).keys() == parameters == gcp.state_dict().keys()
+    with th.no_grad():
+        teacher.velocity_net.trunk[-1].bias.add_(0.5)
+    taught = loss(gcp)
+    assert taught != own
+    taught.backward()
+    assert all(p.grad is None for p in teacher.parameters()) and gcp.velocity_net.trunk[0].weight.grad is not None
+    pair = copy.deepcopy((gcp, teacher))
+    assert loss(pair[0]) == taught
+    with th.no_grad():
+        pair[1].velocity_net.trunk[-1].bias.sub_(0.5)
+    assert loss(pair[0]) == own and loss(gcp) == taught
+    with pytest.raises(ValueError, match="max_steps=8"):
+        gcp.take_teacher(make(max_steps=4))
+
+
 def test_bc_loss_weights_select():
     gcp, features, actions = make(), th.randn(8, F), th.rand(8, D) * 2 - 1
 
@@ -232,6 +260,16 @@ class TestPolicy:
         self.policy(FlowPolicy).save(tmp_path / "flow.zip")
         with pytest.raises(ValueError, match="holds a FlowPolicy, wanted a ShortcutPolicy"):
             self.policy().load_pretrained(tmp_path / "flow.zip")
+
+    @pytest.mark.parametrize("cls", [ShortcutPolicy, dppo.ShortcutPolicy])
+    def test_the_ema_actor_teaches(self, cls, tmp_path):
+        """In new and in loaded policies."""
+        policy = self.policy(cls) if cls is ShortcutPolicy else cls(self.vector, self.action, lambda _: 1e-3, net_arch=[16])
+        policy.save(tmp_path / "policy.zip")
+        for p in (policy, cls.load(tmp_path / "policy.zip", device="cpu")):
+            assert p.actor.gcp._teacher == (p.actor_ema.gcp,) and p.actor_ema.gcp._teacher == ()
+            assert len(p.actor.optimizer.param_groups[0]["params"]) == len(list(p.actor.parameters()))
+            assert p.actor_ema.gcp.state_dict().keys() == p.actor.gcp.state_dict().keys()
 
     def test_save_and_load(self, tmp_path):
         policy = self.policy(denoising_steps=2, max_steps=4)

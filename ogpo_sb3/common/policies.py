@@ -136,6 +136,7 @@ class GCPPolicy(BoundedPolicy):
         self.actor = self.make_actor()
         self.actor_ema = frozen_copy(self.actor)
         self.actor_slow = frozen_copy(self.actor) if self.slow_actor else None
+        self.actor.gcp.take_teacher(self.actor_ema.gcp)
         self.critic = self.make_critic()
         self.critic_target = frozen_copy(self.critic)
         self.actor.optimizer = self.make_optimizer(self.actor, lr_schedule(1), weight_decay=0.0)

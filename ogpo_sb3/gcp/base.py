@@ -79,6 +79,13 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :return: scalar
         """
 
+    def take_teacher(self, teacher: "GenerativeControlPolicy") -> None:
+        """
+        Learn from another policy's predictions, where the cloning loss has targets of that kind; by default there are none.
+
+        :param teacher: same family and architecture, a slow copy of this one; it stays another policy's
+        """
+
     @abstractmethod
     def sample(self, features: th.Tensor, noise: th.Tensor | None = None, begin: int = 0, end: int | None = None) -> th.Tensor:
         """

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch as th
 from torch import nn
 
-from ogpo_sb3.gcp.base import weighted_mean
+from ogpo_sb3.gcp.base import GenerativeControlPolicy, weighted_mean
 from ogpo_sb3.gcp.flow import FlowGCP
 
 # Bound of the state between the teacher's two half steps.
@@ -23,7 +23,8 @@ class ShortcutGCP(FlowGCP):
 
         v(s, x, t, d) = (v_1 + v_2) / 2,    v_1 = v(s, x, t, d/2),    v_2 = v(s, x + v_1 d/2, t + d/2, d/2).
 
-    The two steps on the right have no gradient. They are made by the network that is trained itself, as it is at the time.
+    The two steps on the right have no gradient. They are made by the teacher, a moving average of the network; by the
+    network itself where none was given. Policies give the EMA actor's.
 
     Samplers and likelihood are those of :class:`FlowGCP` with steps of size 1/K: K may be any power of two up to
     ``max_steps`` and need not be the same in training and in use. The score in the mean of a stochastic step is computed
@@ -108,6 +109,14 @@ class ShortcutGCP(FlowGCP):
             chunk_size,
         )
         self.max_steps = max_steps
+        # A tuple, so that the teacher's parameters do not become this policy's.
+        self._teacher: tuple[ShortcutGCP, ...] = ()
+
+    def take_teacher(self, teacher: GenerativeControlPolicy) -> None:
+        """Whose steps are the targets of self-consistency. See the base class."""
+        if not isinstance(teacher, ShortcutGCP) or teacher.max_steps != self.max_steps:
+            raise ValueError(f"the teacher of a shortcut policy must be one with max_steps={self.max_steps}, found {teacher}")
+        self._teacher = (teacher,)
 
     @property
     def step_times(self) -> th.Tensor:
@@ -145,8 +154,9 @@ class ShortcutGCP(FlowGCP):
         size = th.cat([1.0 / pieces, th.zeros_like(t[n:])])
         x_t = th.lerp(x0, actions, t[:, None])
         target = actions - x0
+        teacher = self._teacher[0] if self._teacher else self
         with th.no_grad():
-            target = th.cat([self.two_half_steps(features[:n], x_t[:n], t[:n], size[:n]), target[n:]])
+            target = th.cat([teacher.two_half_steps(features[:n], x_t[:n], t[:n], size[:n]), target[n:]])
         loss = weighted_mean((self.velocity(features, x_t, t, size) - target).square(), weights)
         return loss if self.score_net is None else loss + self.score_loss(features, x_t, t, weights)
 

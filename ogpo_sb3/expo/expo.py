@@ -10,9 +10,10 @@ from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.edits import EditMixin, EditPolicy
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.options import check_at_least, check_positive
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.expo.policies import DiffusionPolicy, FlowPolicy
+from ogpo_sb3.expo.policies import POLICIES
 
 
 class EXPO(EditMixin, GCPOffPolicyAlgorithm):
@@ -27,7 +28,7 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
     The entropy is that of u. With that of the scaled edit, as in the official code, the largest possible entropy
     D log(2 edit_scale) lies below the target -D/2 for small scales and alpha grows without bound.
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``EditPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``EditPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of base policy, edit policy and temperature
     :param best_of_n: base candidates per decision, each of which has an edit (N)
@@ -42,7 +43,7 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = EditPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n", "edit_scale")
     policy: EditPolicy

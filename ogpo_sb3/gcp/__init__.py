@@ -4,5 +4,17 @@ from ogpo_sb3.gcp.base import Chain, GenerativeControlPolicy, owners, row_blocks
 from ogpo_sb3.gcp.chains import GaussianChainGCP
 from ogpo_sb3.gcp.diffusion import DiffusionGCP
 from ogpo_sb3.gcp.flow import FlowGCP
+from ogpo_sb3.gcp.mip import MIPGCP
+from ogpo_sb3.gcp.shortcut import ShortcutGCP
 
-__all__ = ["Chain", "DiffusionGCP", "FlowGCP", "GaussianChainGCP", "GenerativeControlPolicy", "owners", "row_blocks"]
+__all__ = [
+    "MIPGCP",
+    "Chain",
+    "DiffusionGCP",
+    "FlowGCP",
+    "GaussianChainGCP",
+    "GenerativeControlPolicy",
+    "ShortcutGCP",
+    "owners",
+    "row_blocks",
+]

@@ -10,9 +10,10 @@ from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.optimization import polyak
 from ogpo_sb3.common.options import check_at_least, check_positive
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.pa_rl.policies import DiffusionPolicy, FlowPolicy, OptimisedActionPolicy
+from ogpo_sb3.pa_rl.policies import OptimisedActionPolicy, POLICIES
 
 
 class PARL(GCPOffPolicyAlgorithm):
@@ -22,7 +23,7 @@ class PARL(GCPOffPolicyAlgorithm):
     Actions are optimised instead of the policy: the best of N samples by the critics, moved along the critics' gradient. The
     optimised action is executed, makes the TD target, and is what the generative policy is trained on by flow matching.
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``OptimisedActionPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``OptimisedActionPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of the generative policy
     :param best_of_n: samples per decision (N)
@@ -35,7 +36,7 @@ class PARL(GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = OptimisedActionPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n", "keep", "ascent_steps", "ascent_rate")
     policy: OptimisedActionPolicy

@@ -9,9 +9,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.options import check_at_least
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.qc.policies import BestOfNPolicy, DiffusionPolicy, FlowPolicy
+from ogpo_sb3.qc.policies import BestOfNPolicy, POLICIES
 
 
 class QC(GCPOffPolicyAlgorithm):
@@ -23,7 +24,7 @@ class QC(GCPOffPolicyAlgorithm):
 
         y = R + gamma^k (1 - done) Q_target(s', argmax_n Q(s', a'_n)).
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``BestOfNPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``BestOfNPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param best_of_n: candidates per decision (N)
     :param learning_rate: of the cloned policy during RL
@@ -34,7 +35,7 @@ class QC(GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = BestOfNPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
 

@@ -10,8 +10,9 @@ from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.edits import EditMixin
 from ogpo_sb3.common.options import check_at_least, check_positive
 from ogpo_sb3.critics import aggregate
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.dsrl.dsrl import DSRL
-from ogpo_sb3.steer_residual.policies import DiffusionPolicy, FlowPolicy, SteerResidualPolicy
+from ogpo_sb3.steer_residual.policies import POLICIES, SteerResidualPolicy
 
 
 class SteerResidual(EditMixin, DSRL):
@@ -24,7 +25,7 @@ class SteerResidual(EditMixin, DSRL):
     with w' and a' chosen as in acting. The residual is trained in every update; in the official code only where a success
     buffer is used. Entropy targets are -D/2 of the unscaled variables; the official 0 cannot be reached by a scaled edit.
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``SteerResidualPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``SteerResidualPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param action_magnitude: latents lie within +- this
     :param edit_scale: largest edit of an action in [-1, 1], in (0, 2]
@@ -38,7 +39,7 @@ class SteerResidual(EditMixin, DSRL):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = SteerResidualPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("action_magnitude", "edit_scale", "noise_candidates", "n_edits")
     policy: SteerResidualPolicy

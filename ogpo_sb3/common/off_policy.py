@@ -319,6 +319,7 @@ class GCPOffPolicyAlgorithm(
         assert self.env is not None, "You must set the environment before calling learn()"
         if self.pretraining_due:
             self.pretrain(progress_bar=progress_bar or self.verbose > 0)
+        self.policy.actor.gcp.check_ready()
         if self.critic_pretraining_due:
             self.pretrain_critic(progress_bar=progress_bar or self.verbose > 0)
         self._show_progress = progress_bar

@@ -26,7 +26,7 @@ from ogpo_sb3.common.features import (
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.gcp import DiffusionGCP, FlowGCP, GenerativeControlPolicy
+from ogpo_sb3.gcp import DiffusionGCP, FASTGCP, FlowGCP, GenerativeControlPolicy
 
 
 class GCPPolicy(BoundedPolicy):
@@ -237,6 +237,18 @@ class GCPPolicy(BoundedPolicy):
         for normalizer in self._normalizers():
             normalizer.fit(observations)
 
+    def fit_actions(self, windows: np.ndarray) -> None:
+        """
+        Adapt every actor to the demonstrated actions before cloning: what a :class:`FASTPolicy` makes its tokens of. Without
+        effect on other families.
+
+        :param windows: (n, D) action chunks in [-1, 1]
+        """
+        self.actor.gcp.fit_actions(windows)
+        for actor in self.actor_copies()[1:]:
+            for ours, theirs in zip(actor.gcp.buffers(), self.actor.gcp.buffers(), strict=True):
+                ours.copy_(theirs)
+
     def _normalizers(self) -> list[ObservationNormalizer]:
         return [module for module in self.modules() if isinstance(module, ObservationNormalizer)]
 
@@ -407,6 +419,12 @@ class DiffusionPolicy(GCPPolicy):
     """Policy with a diffusion actor, for Box, image and Dict observations. See :class:`GCPPolicy`."""
 
     gcp_class = DiffusionGCP
+
+
+class FASTPolicy(GCPPolicy):
+    """Policy with an autoregressive actor over action tokens, for Box, image and Dict observations. See :class:`GCPPolicy`."""
+
+    gcp_class = FASTGCP
 
 
 def read_policy_file(path: str | os.PathLike[str], device: th.device | str = "cpu") -> dict[str, Any]:

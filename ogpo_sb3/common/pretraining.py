@@ -196,6 +196,8 @@ class PretrainingMixin(BaseAlgorithm):
             optimizer.load_state_dict(self._bc_optimizer_state)
         prepare_optimizer(optimizer, self.device)
         windows = self._windows(demos)
+        if self._n_bc_updates == 0:
+            self.policy.fit_actions(windows[1])
         bar = progress(range(self._n_bc_updates, steps), "behaviour cloning", steps, progress_bar, self._n_bc_updates)
         success: float | None = None
         losses: list[float] = []

@@ -3,6 +3,7 @@
 from ogpo_sb3.gcp.base import Chain, GenerativeControlPolicy, owners, row_blocks
 from ogpo_sb3.gcp.chains import GaussianChainGCP
 from ogpo_sb3.gcp.diffusion import DiffusionGCP
+from ogpo_sb3.gcp.fast import FASTGCP
 from ogpo_sb3.gcp.flow import FlowGCP
 
-__all__ = ["Chain", "DiffusionGCP", "FlowGCP", "GaussianChainGCP", "GenerativeControlPolicy", "owners", "row_blocks"]
+__all__ = ["Chain", "DiffusionGCP", "FASTGCP", "FlowGCP", "GaussianChainGCP", "GenerativeControlPolicy", "owners", "row_blocks"]

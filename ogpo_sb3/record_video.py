@@ -82,7 +82,7 @@ def load_model(algo: str, file: str | Path, env: gym.Env) -> BaseAlgorithm:
     if not file.exists():
         raise ValueError(f"{file}: there is no such model file")
     algorithm = _algorithm(algo)
-    from ogpo_sb3.common.policies import read_policy_file
+    from ogpo_sb3.common.policy_files import read_policy_file
 
     try:
         read_policy_file(file)

@@ -27,7 +27,7 @@ from ogpo_sb3.common.options import (
     check_targets,
 )
 from ogpo_sb3.common.features import GCPActor
-from ogpo_sb3.common.policies import DiffusionPolicy, FlowPolicy, GCPPolicy
+from ogpo_sb3.common.policies import FAMILIES, GCPPolicy, by_name
 from ogpo_sb3.common.precision import check_precision
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.saving import SavingMixin
@@ -97,7 +97,7 @@ class GCPOffPolicyAlgorithm(
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(FAMILIES)
     # What a policy class must derive from: an algorithm's own networks are in its policy.
     policy_base: ClassVar[type[GCPPolicy]] = GCPPolicy
     # Attributes that the policy needs to act, and keeps when it is saved alone.

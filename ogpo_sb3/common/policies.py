@@ -3,13 +3,13 @@
 import copy
 import inspect
 import os
-import pathlib
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
@@ -25,6 +25,7 @@ from ogpo_sb3.common.features import (
 )
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
+from ogpo_sb3.common.policy_files import pretrained_actor_state
 from ogpo_sb3.critics import aggregate
 from ogpo_sb3.gcp import DiffusionGCP, FASTGCP, FlowGCP, GenerativeControlPolicy
 
@@ -62,6 +63,8 @@ class GCPPolicy(BoundedPolicy):
 
     gcp_class: ClassVar[type[GenerativeControlPolicy]]
     critic_class: ClassVar[type[Any]] = ChunkCritic
+    # The algorithm makes different actions from different latents: of no use with a family that has none.
+    needs_latent: ClassVar[bool] = False
     # Networks with an ``optimizer``, by the learning rate they follow; an algorithm's own policy may have more of them.
     actor_names: tuple[str, ...] = ("actor",)
     critic_names: tuple[str, ...] = ("critic",)
@@ -275,33 +278,7 @@ class GCPPolicy(BoundedPolicy):
         :param path: file written by :meth:`save`
         :raises ValueError: another family of policies, other spaces or another architecture
         """
-        saved = read_policy_file(path, self.device)
-        if saved["policy_class"] != self.family():
-            raise ValueError(f"{path} holds a {saved['policy_class']}, wanted a {self.family()}")
-        for name in ("observation_space", "action_space"):
-            if saved["data"][name] != getattr(self, name):
-                raise ValueError(f"{path} was trained with {name} {saved['data'][name]}, wanted {getattr(self, name)}")
-        # Differences that no parameter's shape would betray
-        own_data = self._get_constructor_parameters()
-        defaults = {name: p.default for name, p in inspect.signature(self.gcp_class).parameters.items()}
-        for name in ("activation_fn", "normalize_observations", "normalize_images", *self.gcp_class.trained_for):
-            theirs, ours = (data.get(name, defaults.get(name)) for data in (saved["data"], own_data))
-            if theirs != ours:
-                raise ValueError(f"{path} was trained with {name}={theirs}, policy_kwargs want {ours}")
-        prefix = "actor_ema."
-        state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
-        own = self.actor_ema.state_dict()
-        for part in self.gcp_class.not_cloned:
-            # Nothing was learned of these: a policy that has them begins with its own, another one does without.
-            untrained = {k: v for k, v in own.items() if k.startswith(f"gcp.{part}")}
-            if not untrained or not any(k.startswith(f"gcp.{part}") for k in state):
-                state = {k: v for k, v in state.items() if not k.startswith(f"gcp.{part}")} | untrained
-        for name in sorted(own.keys() | state.keys()):
-            found = tuple(state[name].shape) if name in state else "nothing"
-            wanted = tuple(own[name].shape) if name in own else "nothing"
-            if found != wanted:
-                raise ValueError(f"{path} has another architecture: {name} is {found}, policy_kwargs want {wanted}")
-        self.actor_ema.load_state_dict(state)
+        self.actor_ema.load_state_dict(pretrained_actor_state(path, self))
         self.synchronise_actors()
         if self.actor_ema.normalizer is not None:
             for normalizer in self._normalizers():
@@ -427,19 +404,41 @@ class FASTPolicy(GCPPolicy):
     gcp_class = FASTGCP
 
 
-def read_policy_file(path: str | os.PathLike[str], device: th.device | str = "cpu") -> dict[str, Any]:
+# Every family that a policy can be made of. A further one is added here, and to the names that each policies.py unpacks.
+FAMILIES: tuple[type[GCPPolicy], ...] = (FlowPolicy, DiffusionPolicy, FASTPolicy)
+
+PolicyT = TypeVar("PolicyT", bound=GCPPolicy)
+
+
+def for_families(
+    base: type[PolicyT], module: str, families: Sequence[type[GCPPolicy]] = FAMILIES
+) -> tuple[type[PolicyT], ...]:
     """
-    :param path: file written by :meth:`GCPPolicy.save`
-    :param device: where its tensors go
-    :return: state_dict, data (constructor arguments), policy_class, gcp_names
-    :raises ValueError: no such file, or a file of another kind
+    An algorithm's own policy for every generative family, under the family's name.
+
+    The classes must be assigned to these names in ``module``, by which saved models find them again.
+
+    :param base: what the algorithm adds, a subclass of :class:`GCPPolicy`; where it has ``needs_latent``, families without a
+        latent are left out
+    :param module: the caller's ``__name__``
+    :param families: subclasses of :class:`GCPPolicy` that set ``gcp_class``
+    :return: a subclass of base and family for each of the families that suit, in their order
     """
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"pretrained_policy {str(path)!r} does not exist")
-    try:
-        content = th.load(path, map_location=device, weights_only=False)
-    except Exception as error:  # torch raises many kinds for a file that is not its own
-        raise ValueError(f"pretrained_policy {str(path)!r} cannot be read as a policy file ({error})") from error
-    if not isinstance(content, dict) or "policy_class" not in content:
-        raise ValueError(f"pretrained_policy {str(path)!r} is no file of model.policy.save(...)")
-    return content
+    made = []
+    for family in families:
+        if base.needs_latent and not family.gcp_class.has_latent:
+            continue
+        text = f"{base.__name__} around a {family.gcp_class.__name__}. See :class:`ogpo_sb3.common.policies.GCPPolicy`."
+        attributes = {"__module__": module, "__qualname__": family.__name__, "__doc__": text}
+        made.append(cast(type[PolicyT], type(family.__name__, (base, family), attributes)))
+    return tuple(made)
+
+
+def by_name(policies: Sequence[type[GCPPolicy]]) -> dict[str, type[BasePolicy]]:
+    """
+    An algorithm's ``policy_aliases``.
+
+    :param policies: from :func:`for_families`
+    :return: the same by their names
+    """
+    return {policy.__name__: policy for policy in policies}

@@ -11,7 +11,8 @@ from stable_baselines3.common.preprocessing import get_action_dim
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.optimization import check_step, guarded_step, polyak, prepare_optimizer, set_rate
-from ogpo_sb3.common.policies import GCPPolicy, read_policy_file
+from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.policy_files import read_policy_file
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.schedules import Schedule, schedule_value
 from ogpo_sb3.envs.chunking import chunk_size_of

@@ -14,9 +14,10 @@ from stable_baselines3.common.utils import explained_variance
 from ogpo_sb3.common.actor_value_policies import ActorValuePolicy
 from ogpo_sb3.common.on_policy import GCPOnPolicyAlgorithm
 from ogpo_sb3.common.options import check_at_least
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, ChunkRolloutSamples
 from ogpo_sb3.common.schedules import Schedule, as_schedule
-from ogpo_sb3.dppo.policies import DiffusionPolicy, FlowPolicy
+from ogpo_sb3.dppo.policies import POLICIES
 from ogpo_sb3.extraction import ppo_clip_loss
 from ogpo_sb3.gcp import owners
 
@@ -80,7 +81,8 @@ class DPPO(GCPOnPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"DiffusionPolicy": DiffusionPolicy, "FlowPolicy": FlowPolicy}
+    # The method's own family comes first.
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(sorted(POLICIES, key=lambda policy: policy.__name__))
 
     def __init__(
         self,

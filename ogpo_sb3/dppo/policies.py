@@ -1,16 +1,8 @@
 """Policies that DPPO accepts by name: those of OGPO with a value network; the same BC checkpoints start them."""
 
 from ogpo_sb3.common.actor_value_policies import ActorValuePolicy
-from ogpo_sb3.gcp import DiffusionGCP, FlowGCP
+from ogpo_sb3.common.policies import for_families
 
 
-class FlowPolicy(ActorValuePolicy):
-    """Flow actor and value network, for Box, image and Dict observations. See :class:`ActorValuePolicy`."""
-
-    gcp_class = FlowGCP
-
-
-class DiffusionPolicy(ActorValuePolicy):
-    """Diffusion actor and value network, for Box, image and Dict observations. See :class:`ActorValuePolicy`."""
-
-    gcp_class = DiffusionGCP
+POLICIES = for_families(ActorValuePolicy, __name__)
+FlowPolicy, DiffusionPolicy, FASTPolicy = POLICIES

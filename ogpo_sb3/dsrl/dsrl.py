@@ -13,10 +13,11 @@ from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.optimization import without_gradient_of
 from ogpo_sb3.common.options import check_at_least, check_choice, check_positive
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.common.soft_actor import SoftActorMixin
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.dsrl.policies import DiffusionPolicy, FlowPolicy, NoisePolicy
+from ogpo_sb3.dsrl.policies import NoisePolicy, POLICIES
 
 
 class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
@@ -51,7 +52,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = NoisePolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("action_magnitude",)
     policy: NoisePolicy

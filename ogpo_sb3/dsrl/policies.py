@@ -5,10 +5,9 @@ from typing import Any, ClassVar
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from ogpo_sb3.common import policies
 from ogpo_sb3.common.features import ChunkCritic
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
-from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.policies import GCPPolicy, for_families
 
 
 class NoisePolicy(GCPPolicy):
@@ -18,6 +17,7 @@ class NoisePolicy(GCPPolicy):
     :param noise_aliasing: keep a further critic of (s, w) beside the one of (s, a)
     """
 
+    needs_latent: ClassVar[bool] = True
     actor_names: tuple[str, ...] = ("actor", "noise_actor", "noise_temperature")
     settings: ClassVar[dict[str, Any]] = dict(action_magnitude=1.0, noise_aliasing=False)
     noise_actor: TanhGaussian
@@ -71,9 +71,5 @@ class NoisePolicy(GCPPolicy):
         return self.act(observation, self.latents(observation))
 
 
-class FlowPolicy(NoisePolicy, policies.FlowPolicy):
-    """A frozen flow and its noise actor. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
-
-
-class DiffusionPolicy(NoisePolicy, policies.DiffusionPolicy):
-    """A frozen diffusion policy and its noise actor. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+POLICIES = for_families(NoisePolicy, __name__)
+FlowPolicy, DiffusionPolicy = POLICIES

@@ -10,9 +10,10 @@ from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.edits import EditMixin, EditPolicy
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.options import check_at_least, check_positive
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.expo.policies import DiffusionPolicy, FlowPolicy
+from ogpo_sb3.expo.policies import POLICIES
 
 
 class EXPO(EditMixin, GCPOffPolicyAlgorithm):
@@ -42,7 +43,7 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = EditPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n", "edit_scale")
     policy: EditPolicy

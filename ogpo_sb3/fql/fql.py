@@ -10,9 +10,10 @@ from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.optimization import polyak
 from ogpo_sb3.common.options import check_at_least
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.fql.policies import DiffusionPolicy, FlowPolicy, OneStepPolicy
+from ogpo_sb3.fql.policies import OneStepPolicy, POLICIES
 
 
 class FQL(GCPOffPolicyAlgorithm):
@@ -38,7 +39,7 @@ class FQL(GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = OneStepPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
     policy: OneStepPolicy

@@ -1,7 +1,7 @@
 """A generative policy and a one-step policy that makes an action from a latent at once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -9,9 +9,8 @@ from stable_baselines3.common.torch_layers import get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from ogpo_sb3.common import policies
 from ogpo_sb3.common.features import FeatureModel, frozen_copy
-from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.policies import GCPPolicy, for_families
 from ogpo_sb3.gcp.networks import mlp
 
 
@@ -45,6 +44,7 @@ class OneStepActor(FeatureModel):
 class OneStepPolicy(GCPPolicy):
     """Acts by the EMA of the one-step policy; the best of ``best_of_n`` latents by the target critics."""
 
+    needs_latent: ClassVar[bool] = True
     actor_names: tuple[str, ...] = ("actor", "one_step")
     one_step: OneStepActor
     one_step_ema: OneStepActor
@@ -75,9 +75,5 @@ class OneStepPolicy(GCPPolicy):
         return candidates[:, 0] if self.best_of_n == 1 else self.best_candidate(observation, candidates, how=how)
 
 
-class FlowPolicy(OneStepPolicy, policies.FlowPolicy):
-    """A flow and its one-step policy. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
-
-
-class DiffusionPolicy(OneStepPolicy, policies.DiffusionPolicy):
-    """A diffusion policy and its one-step policy. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+POLICIES = for_families(OneStepPolicy, __name__)
+FlowPolicy, DiffusionPolicy = POLICIES

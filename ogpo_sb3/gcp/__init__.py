@@ -6,4 +6,13 @@ from ogpo_sb3.gcp.diffusion import DiffusionGCP
 from ogpo_sb3.gcp.fast import FASTGCP
 from ogpo_sb3.gcp.flow import FlowGCP
 
-__all__ = ["Chain", "DiffusionGCP", "FASTGCP", "FlowGCP", "GaussianChainGCP", "GenerativeControlPolicy", "owners", "row_blocks"]
+__all__ = [
+    "FASTGCP",
+    "Chain",
+    "DiffusionGCP",
+    "FlowGCP",
+    "GaussianChainGCP",
+    "GenerativeControlPolicy",
+    "owners",
+    "row_blocks",
+]

@@ -50,7 +50,7 @@ class GenerativeControlPolicy(nn.Module, ABC):
     trained_for: ClassVar[tuple[str, ...]] = ("time_scale",)
     # Parameters that behaviour cloning does not train, by their names' beginning: a BC checkpoint may lack them.
     not_cloned: ClassVar[tuple[str, ...]] = ()
-    # The deterministic sampler starts from a latent that decides what it makes.
+    # ``sample`` makes different actions from different latents; some algorithms choose or rank latents.
     has_latent: ClassVar[bool] = True
     # Chains can be drawn and scored in parts, of which the first may be another policy's.
     has_parts: ClassVar[bool] = True

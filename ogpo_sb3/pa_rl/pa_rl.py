@@ -10,9 +10,10 @@ from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.optimization import polyak
 from ogpo_sb3.common.options import check_at_least, check_positive
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.pa_rl.policies import DiffusionPolicy, FlowPolicy, OptimisedActionPolicy
+from ogpo_sb3.pa_rl.policies import OptimisedActionPolicy, POLICIES
 
 
 class PARL(GCPOffPolicyAlgorithm):
@@ -35,7 +36,7 @@ class PARL(GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = OptimisedActionPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n", "keep", "ascent_steps", "ascent_rate")
     policy: OptimisedActionPolicy

@@ -5,8 +5,7 @@ from typing import Any, ClassVar
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from ogpo_sb3.common import policies
-from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.policies import GCPPolicy, for_families
 
 
 class OptimisedActionPolicy(GCPPolicy):
@@ -59,9 +58,5 @@ class OptimisedActionPolicy(GCPPolicy):
         return self.critic_target.ensemble(features, actions).mean(dim=0)
 
 
-class FlowPolicy(OptimisedActionPolicy, policies.FlowPolicy):
-    """A flow whose samples are optimised. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
-
-
-class DiffusionPolicy(OptimisedActionPolicy, policies.DiffusionPolicy):
-    """A diffusion policy whose samples are optimised. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+POLICIES = for_families(OptimisedActionPolicy, __name__)
+FlowPolicy, DiffusionPolicy, FASTPolicy = POLICIES

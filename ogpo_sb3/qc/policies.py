@@ -3,12 +3,11 @@
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from ogpo_sb3.common import policies
-from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.policies import GCPPolicy, for_families
 
 
 class BestOfNPolicy(GCPPolicy):
-    """Acts by the candidate, among ``best_of_n`` ODE samples of the EMA actor, that the online critics value most."""
+    """Acts by the candidate, among ``best_of_n`` ODE samples of the EMA actor (of tokens: draws), that the online critics value most."""
 
     @property
     def n_latents(self) -> int:
@@ -23,9 +22,5 @@ class BestOfNPolicy(GCPPolicy):
         return self.decide(observation, self.fresh_latents(observation))
 
 
-class FlowPolicy(BestOfNPolicy, policies.FlowPolicy):
-    """Best of N samples of a flow. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
-
-
-class DiffusionPolicy(BestOfNPolicy, policies.DiffusionPolicy):
-    """Best of N samples of a diffusion policy. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+POLICIES = for_families(BestOfNPolicy, __name__)
+FlowPolicy, DiffusionPolicy, FASTPolicy = POLICIES

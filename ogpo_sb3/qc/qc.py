@@ -9,9 +9,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.options import check_at_least
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.qc.policies import BestOfNPolicy, DiffusionPolicy, FlowPolicy
+from ogpo_sb3.qc.policies import BestOfNPolicy, POLICIES
 
 
 class QC(GCPOffPolicyAlgorithm):
@@ -34,7 +35,7 @@ class QC(GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = BestOfNPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
 

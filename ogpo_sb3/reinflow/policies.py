@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from ogpo_sb3.dppo.policies import FlowPolicy as StepwiseFlowPolicy
+from ogpo_sb3.common import policies
+from ogpo_sb3.common.actor_value_policies import ActorValuePolicy
 
 # The mean of a step is plain Euler and its noise a network's output; bounds as in the official Hopper configuration.
 NOISE: dict[str, Any] = dict(noise_schedule="learned", sde_correction="none", min_noise_std=0.1, max_noise_std=0.24)
 
 
-class FlowPolicy(StepwiseFlowPolicy):
+class FlowPolicy(ActorValuePolicy, policies.FlowPolicy):
     """
     Flow actor with learned noise, and value network.
 

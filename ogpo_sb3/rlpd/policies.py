@@ -3,9 +3,8 @@
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from ogpo_sb3.common import policies
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
-from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.policies import GCPPolicy, for_families
 
 
 class GaussianPolicy(GCPPolicy):
@@ -30,9 +29,5 @@ class GaussianPolicy(GCPPolicy):
         return self.gaussian.sample(observation)[0]
 
 
-class FlowPolicy(GaussianPolicy, policies.FlowPolicy):
-    """A Gaussian beside a flow. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
-
-
-class DiffusionPolicy(GaussianPolicy, policies.DiffusionPolicy):
-    """A Gaussian beside a diffusion policy. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+POLICIES = for_families(GaussianPolicy, __name__)
+FlowPolicy, DiffusionPolicy, FASTPolicy = POLICIES

@@ -10,10 +10,11 @@ from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.optimization import without_gradient_of
 from ogpo_sb3.common.options import check_positive
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.common.soft_actor import SoftActorMixin
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.rlpd.policies import DiffusionPolicy, FlowPolicy, GaussianPolicy
+from ogpo_sb3.rlpd.policies import GaussianPolicy, POLICIES
 
 
 class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
@@ -40,7 +41,7 @@ class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = GaussianPolicy
     policy: GaussianPolicy
 

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from ogpo_sb3.common import policies
 from ogpo_sb3.common.edits import EditPolicy
 from ogpo_sb3.dsrl.policies import NoisePolicy
+from ogpo_sb3.common.policies import for_families
 
 
 class SteerResidualPolicy(NoisePolicy, EditPolicy):
@@ -54,9 +54,5 @@ class SteerResidualPolicy(NoisePolicy, EditPolicy):
         return self.best_candidate(observation, candidates, how="min" if deterministic else None)
 
 
-class FlowPolicy(SteerResidualPolicy, policies.FlowPolicy):
-    """A steered flow and its edits. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
-
-
-class DiffusionPolicy(SteerResidualPolicy, policies.DiffusionPolicy):
-    """A steered diffusion policy and its edits. See :class:`ogpo_sb3.common.policies.GCPPolicy` for the arguments."""
+POLICIES = for_families(SteerResidualPolicy, __name__)
+FlowPolicy, DiffusionPolicy = POLICIES

@@ -10,8 +10,9 @@ from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.edits import EditMixin
 from ogpo_sb3.common.options import check_at_least, check_positive
 from ogpo_sb3.critics import aggregate
+from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.dsrl.dsrl import DSRL
-from ogpo_sb3.steer_residual.policies import DiffusionPolicy, FlowPolicy, SteerResidualPolicy
+from ogpo_sb3.steer_residual.policies import POLICIES, SteerResidualPolicy
 
 
 class SteerResidual(EditMixin, DSRL):
@@ -38,7 +39,7 @@ class SteerResidual(EditMixin, DSRL):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"FlowPolicy": FlowPolicy, "DiffusionPolicy": DiffusionPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = SteerResidualPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("action_magnitude", "edit_scale", "noise_candidates", "n_edits")
     policy: SteerResidualPolicy

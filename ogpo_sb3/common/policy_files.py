@@ -1,0 +1,67 @@
+"""Files of ``policy.save``: what they hold, and whether a policy can start from them."""
+
+import inspect
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+
+if TYPE_CHECKING:
+    from ogpo_sb3.common.policies import GCPPolicy
+
+
+def read_policy_file(path: str | os.PathLike[str], device: th.device | str = "cpu") -> dict[str, Any]:
+    """
+    :param path: file written by :meth:`ogpo_sb3.common.policies.GCPPolicy.save`
+    :param device: where its tensors go
+    :return: state_dict, data (constructor arguments), policy_class, gcp_names
+    :raises ValueError: no such file, or a file of another kind
+    """
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"pretrained_policy {str(path)!r} does not exist")
+    try:
+        content = th.load(path, map_location=device, weights_only=False)
+    except Exception as error:  # torch raises many kinds for a file that is not its own
+        raise ValueError(f"pretrained_policy {str(path)!r} cannot be read as a policy file ({error})") from error
+    if not isinstance(content, dict) or "policy_class" not in content:
+        raise ValueError(f"pretrained_policy {str(path)!r} is no file of model.policy.save(...)")
+    return content
+
+
+def pretrained_actor_state(path: str | os.PathLike[str], policy: "GCPPolicy") -> dict[str, th.Tensor]:
+    """
+    The EMA actor of a BC checkpoint, checked against the policy that is to start from it.
+
+    :param path: file written by :meth:`ogpo_sb3.common.policies.GCPPolicy.save`
+    :param policy: the one that is to start
+    :return: a state dict that fits its actors
+    :raises ValueError: another family of policies, other spaces or another architecture
+    """
+    saved = read_policy_file(path, policy.device)
+    if saved["policy_class"] != policy.family():
+        raise ValueError(f"{path} holds a {saved['policy_class']}, wanted a {policy.family()}")
+    for name in ("observation_space", "action_space"):
+        if saved["data"][name] != getattr(policy, name):
+            raise ValueError(f"{path} was trained with {name} {saved['data'][name]}, wanted {getattr(policy, name)}")
+    # Differences that no parameter's shape would betray
+    own_data = policy._get_constructor_parameters()
+    defaults = {name: p.default for name, p in inspect.signature(policy.gcp_class).parameters.items()}
+    for name in ("activation_fn", "normalize_observations", "normalize_images", *policy.gcp_class.trained_for):
+        theirs, ours = (data.get(name, defaults.get(name)) for data in (saved["data"], own_data))
+        if theirs != ours:
+            raise ValueError(f"{path} was trained with {name}={theirs}, policy_kwargs want {ours}")
+    prefix = "actor_ema."
+    state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
+    own = policy.actor_ema.state_dict()
+    for part in policy.gcp_class.not_cloned:
+        # Nothing was learned of these: a policy that has them begins with its own, another one does without.
+        untrained = {k: v for k, v in own.items() if k.startswith(f"gcp.{part}")}
+        if not untrained or not any(k.startswith(f"gcp.{part}") for k in state):
+            state = {k: v for k, v in state.items() if not k.startswith(f"gcp.{part}")} | untrained
+    for name in sorted(own.keys() | state.keys()):
+        found = tuple(state[name].shape) if name in state else "nothing"
+        wanted = tuple(own[name].shape) if name in own else "nothing"
+        if found != wanted:
+            raise ValueError(f"{path} has another architecture: {name} is {found}, policy_kwargs want {wanted}")
+    return state

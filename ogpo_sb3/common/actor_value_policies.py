@@ -99,7 +99,7 @@ class ActorValuePolicy(GCPPolicy):
         """
         if n != 0 and not self.actor.gcp.has_parts:
             raise ValueError(
-                f"frozen_steps must be 0 for a {self.family()}, whose sequences of tokens are drawn whole, found {n}"
+                f"frozen_steps must be 0 for a {self.family()}, which draws all tokens itself, found {n}"
             )
         if n < 0 or n >= self.actor.gcp.stochastic_steps:
             raise ValueError(

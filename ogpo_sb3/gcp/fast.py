@@ -1,4 +1,4 @@
-"""Autoregressive policy over action tokens (FAST, arXiv 2501.09747): argmax and ancestral decoding, likelihood of sequences."""
+"""Autoregressive policy over action tokens (FAST, arXiv 2501.09747): argmax and ancestral decoding, likelihood."""
 
 from collections.abc import Sequence
 from typing import ClassVar

@@ -7,7 +7,11 @@ from ogpo_sb3.common.policies import GCPPolicy, for_families
 
 
 class BestOfNPolicy(GCPPolicy):
-    """Acts by the candidate, among ``best_of_n`` ODE samples of the EMA actor (of tokens: draws), that the online critics value most."""
+    """
+    Acts by the candidate, among ``best_of_n`` ODE samples of the EMA actor, that the online critics value most.
+
+    An actor over tokens, whose deterministic sampler knows one action only, is drawn from instead, by the same latents.
+    """
 
     @property
     def n_latents(self) -> int:

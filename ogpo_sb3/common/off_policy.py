@@ -194,7 +194,7 @@ class GCPOffPolicyAlgorithm(
             )
         pretrained_chunk_size = None
         if pretrained_policy is not None:
-            pretrained_chunk_size, policy_kwargs = adopt_checkpoint(pretrained_policy, policy_kwargs)
+            pretrained_chunk_size, policy_kwargs = adopt_checkpoint(pretrained_policy, policy, policy_kwargs)
         if env is not None and _init_setup_model:
             env = chunk_env(env, chunk_size, pretrained_chunk_size, verbose)
 

@@ -101,7 +101,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         pretrained_chunk_size = None
         if pretrained_policy is not None:
             given = policy_kwargs or {}
-            pretrained_chunk_size, adopted = adopt_checkpoint(pretrained_policy, policy_kwargs)
+            pretrained_chunk_size, adopted = adopt_checkpoint(pretrained_policy, policy, policy_kwargs)
             policy_kwargs = {k: v for k, v in adopted.items() if k in given or k not in self.own_policy_kwargs}
         if env is not None and _init_setup_model:
             env = chunk_env(env, chunk_size, pretrained_chunk_size, verbose)

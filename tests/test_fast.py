@@ -43,6 +43,7 @@ def small(**kwargs):
     gcp.fit_actions(smooth(500).reshape(500, -1))
     with th.no_grad():
         gcp.head.weight.normal_(std=0.7)
+        gcp.head.bias[END] = 2.0  # sequences of many lengths
     return gcp
 
 
@@ -196,14 +197,15 @@ class TestLikelihood:
     def test_against_a_slow_loop(self):
         """Token by token, chain by chain, in float64, each time from the prefix alone; and the mean."""
         gcp = small(temperature=0.7, ratio_norm="mean").double()
-        features = th.randn(4, F, dtype=th.float64)
+        features = th.randn(8, F, dtype=th.float64)
         with th.no_grad():
             states = gcp.sample_chain(features).states
             steps = gcp.step_log_prob(features, states)
-            transitions = gcp.transition_log_prob(gcp.condition(features), states, th.arange(4))
+            transitions = gcp.transition_log_prob(gcp.condition(features), states, th.arange(8))
             found = gcp.chain_log_prob(features, states)
-            assert transitions.shape == (9, 4, 1) and th.equal(transitions[..., 0], steps)
-            for b in range(4):
+            assert transitions.shape == (9, 8, 1) and th.equal(transitions[..., 0], steps)
+            assert gcp.tokens_in(states).unique().numel() > 2
+            for b in range(8):
                 total, drawn, condition = 0.0, 0, gcp.condition(features[b : b + 1])
                 for place in range(9):
                     prefix = th.cat([states[:place, b], th.zeros(1, dtype=th.int64)])
@@ -506,6 +508,18 @@ class TestAlgorithms:
             found = [actor.chain_log_prob(obs, chain.states) for actor in penalised.policy.actor_copies()]
         assert len(found) == 3 and all((log_prob - chain.log_prob).abs().max() < 1e-5 for log_prob in found)
 
+    def test_candidates_to_choose_among(self):
+        """Argmax would make N equal ones: they are draws, which their latents determine."""
+        policy = model("QC", best_of_n=6).policy
+        policy.fit_actions(np.random.default_rng(0).uniform(-1, 1, (50, 2)))
+        obs = th.rand(3, 2)
+        with th.no_grad():
+            latents = policy.fresh_latents(obs)
+            found = policy.actor_ema.sample_each(obs, latents)
+            assert found.shape == (3, 6, 2) and all(len(own.unique(dim=0)) > 3 for own in found)
+            assert th.equal(found, policy.actor_ema.sample_each(obs, latents))
+            assert th.equal(policy.decide(obs, latents), policy.decide(obs, latents))
+
     @pytest.mark.parametrize("ratio", ["step", "chain"])
     def test_ppo_scores_what_it_drew(self, ratio):
         """The ratio of each token, and of each sequence over its own length; frozen tokens there are none."""
@@ -516,8 +530,11 @@ class TestAlgorithms:
         assert batch.states.shape == (3, 16) and batch.old_log_prob.shape == ((3 if ratio == "step" else 1), 16)
         learner = model("DPPO", ratio=ratio, n_steps=32, demonstrations=None, bc_steps=0)
         learner.policy.fit_actions(np.random.default_rng(0).uniform(-1, 1, (50, 2)))
-        states = learner.policy.draw(batch.observations)[1]
         gcp = learner.policy.actor.gcp
+        with th.no_grad():
+            learner.policy.actor_ema.gcp.head.bias[END] = 3.0
+        states = learner.policy.draw(batch.observations)[1]
+        assert gcp.tokens_in(states).unique().numel() > 1
         condition = gcp.condition(learner.policy.actor.features(batch.observations))
         found = learner.chain_log_prob(condition, states)
         wanted = gcp.step_log_prob_of(condition, states, th.arange(16))

@@ -13,7 +13,36 @@ from ogpo_sb3.gcp.networks import mlp
 from ogpo_sb3.gcp.tokenizer import END, ActionTokenizer, import_tokenizers
 
 _BELOW_ONE = 1.0 - 2.0**-24
-KeysAndValues = tuple[th.Tensor, th.Tensor]
+# Sequences that are drawn together per row of the usual blocks on a CPU: keys and values fill its caches sooner.
+_ROWS_PER_SEQUENCE = 4
+
+
+class Seen:
+    """Keys and values of the places that attention looks back to, in memory that doubles when it is full."""
+
+    def __init__(self) -> None:
+        self.memory: th.Tensor | None = None  # (2, n, heads, capacity, W / heads)
+        self.length = 0
+
+    def add(self, keys_and_values: th.Tensor) -> th.Tensor:
+        """
+        :param keys_and_values: (2, n, heads, 1, W / heads) of one further place
+        :return: (2, n, heads, t, W / heads) of all places
+        """
+        if self.memory is None:
+            self.memory = F.pad(keys_and_values, (0, 0, 0, 7))
+        elif self.length == self.memory.shape[3]:
+            self.memory = F.pad(self.memory, (0, 0, 0, self.length))
+        self.memory[:, :, :, self.length] = keys_and_values[:, :, :, 0]
+        self.length += 1
+        return self.memory[:, :, :, : self.length]
+
+    def keep(self, rows: th.Tensor) -> None:
+        """
+        :param rows: (n',) numbers of the sequences that go on
+        """
+        assert self.memory is not None
+        self.memory = self.memory[:, rows]
 
 
 class Block(nn.Module):
@@ -31,21 +60,18 @@ class Block(nn.Module):
         self.attend, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.layers = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: th.Tensor, seen: KeysAndValues | None = None) -> tuple[th.Tensor, KeysAndValues]:
+    def forward(self, x: th.Tensor, seen: Seen | None = None) -> th.Tensor:
         """
-        :param x: (n, T, W); one position where others have been seen
-        :param seen: keys and values (n, heads, t, W / heads) of the positions before
-        :return: (n, T, W), and the keys and values up to here
+        :param x: (n, T, W) all places of whole sequences, or one place, T = 1, where ``seen`` is given
+        :param seen: the places before, to which this one is added
+        :return: (n, T, W)
         """
-        query, key, value = (
-            part.unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for part in self.attend(self.before_attention(x)).chunk(3, dim=2)
-        )
-        if seen is not None:
-            key, value = th.cat([seen[0], key], dim=2), th.cat([seen[1], value], dim=2)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=seen is None)
+        # (3, n, heads, T, W / heads)
+        parts = self.attend(self.before_attention(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        key, value = parts[1:] if seen is None else seen.add(parts[1:])
+        mixed = F.scaled_dot_product_attention(parts[0], key, value, is_causal=seen is None)
         x = x + self.merge(mixed.transpose(1, 2).flatten(2))
-        return x + self.layers(self.before_layers(x)), (key, value)
+        return x + self.layers(self.before_layers(x))
 
 
 class FASTGCP(GenerativeControlPolicy):
@@ -92,7 +118,7 @@ class FASTGCP(GenerativeControlPolicy):
         vocab_size: int = 512,
         scale: float = 10.0,
         max_tokens: int | None = None,
-        width: int = 128,
+        width: int = 64,
         layers: int = 3,
         heads: int = 4,
         temperature: float = 1.0,
@@ -176,7 +202,7 @@ class FASTGCP(GenerativeControlPolicy):
         """
         x = self._inputs(condition, tokens[:, :-1])
         for block in self.blocks:
-            x, _ = block(x)
+            x = block(x)
         return self._scores(x)
 
     def _inputs(self, condition: th.Tensor, previous: th.Tensor) -> th.Tensor:
@@ -254,41 +280,46 @@ class FASTGCP(GenerativeControlPolicy):
         # Drawn at once, so that the chains do not depend on the size of the blocks.
         quantiles = th.rand(self.max_tokens, total, device=features.device, dtype=features.dtype)
         owner = owners(len(features), n, features.device)
-        parts = [self._generate(condition[owner[rows]], quantiles[:, rows]) for rows in row_blocks(total, features)]
+        parts = [
+            self._generate(condition[owner[rows]], quantiles[:, rows])
+            for rows in row_blocks(total, features, _ROWS_PER_SEQUENCE)
+        ]
         states, log_probs, actions = (th.cat(part, dim=i) for part, i in zip(zip(*parts, strict=True), (1, 0, 0), strict=True))
         return Chain(states, log_probs, actions)
 
+    @th.no_grad()
     def _generate(self, condition: th.Tensor, quantiles: th.Tensor | None) -> Chain:
         """
+        Choices among tokens have no gradient.
+
         :param condition: (n, W)
         :param quantiles: (L, n) in [0, 1) that choose tokens; None for the likeliest
         """
         self.tokenizer.check_fitted()
         n = len(condition)
         states = th.full((self.max_tokens, n), END, dtype=th.int64, device=condition.device)
-        steps, going_on = [], th.ones(n, dtype=th.bool, device=condition.device)
-        x = self._inputs(condition, states[:0].T)
-        seen: list[KeysAndValues | None] = [None] * len(self.blocks)
+        total, going_on = condition.new_zeros(n), th.ones(n, dtype=th.bool, device=condition.device)
+        rows = th.arange(n, device=condition.device)  # the sequences that are computed, some of which may have ended
+        x, seen = self._inputs(condition, states[:0].T), [Seen() for _ in self.blocks]
         for place in range(self.max_tokens):
-            for i, block in enumerate(self.blocks):
-                x, seen[i] = block(x, seen[i])
+            for block, own in zip(self.blocks, seen, strict=True):
+                x = block(x, own)
             log_probs = self._log_probs(self._scores(x[:, 0]))
-            if quantiles is None:
-                token = log_probs.argmax(dim=1)
-            else:
-                below = log_probs.exp().cumsum(dim=1)
-                # Relative to the sum as it was computed: the token found then always has a probability.
-                token = th.searchsorted(below, (quantiles[place] * below[:, -1])[:, None], right=True)[:, 0]
-                token = token.clamp_max(log_probs.shape[1] - 1)
+            token = log_probs.argmax(dim=1) if quantiles is None else _at_quantile(log_probs.exp(), quantiles[place, rows])
             token = token.where(going_on, END)
-            steps.append(log_probs.gather(1, token[:, None])[:, 0].where(going_on, 0.0))
-            states[place] = token
+            states[place, rows] = token
+            total = total.index_add(0, rows, log_probs.gather(1, token[:, None])[:, 0].where(going_on, 0.0))
             going_on = going_on & (token != END)
-            if place + 1 == self.max_tokens or not bool(going_on.any()):
+            left = int(going_on.sum())
+            if place + 1 == self.max_tokens or left == 0:
                 break
+            if left < 0.75 * len(rows):
+                kept = going_on.nonzero()[:, 0]
+                rows, token, condition, going_on = rows[kept], token[kept], condition[kept], going_on[kept]
+                for own in seen:
+                    own.keep(kept)
             x = (condition + self.of_token(token) + self.of_place[place + 1])[:, None]
-        total = th.stack(steps).sum(dim=0)
-        actions = self.tokenizer.decode(states.T).flatten(1).to(condition.dtype)
+        actions = self.tokenizer.decode(states.T).flatten(1).to(total.dtype)
         # Probabilities that are not numbers still choose a token: the action must not hide it.
         actions = actions.masked_fill(total.isnan()[:, None], th.nan)
         return Chain(states, self._normalised(total, states), actions)
@@ -353,14 +384,21 @@ class FASTGCP(GenerativeControlPolicy):
         :return: (S,)
         """
         self._refuse_parts(begin, None)
-        with th.no_grad():
-            quantiles = th.rand(self.max_tokens, len(condition), device=condition.device, dtype=condition.dtype)
-            tokens = self._generate(condition, quantiles).states.T
+        quantiles = th.rand(self.max_tokens, len(condition), device=condition.device, dtype=condition.dtype)
+        tokens = self._generate(condition, quantiles).states.T
         counted = _counted(tokens)
         longest = int(counted.sum(dim=1).max())
         log_probs = self._log_probs(self.logits(condition, tokens[:, :longest]))
         entropies = -(log_probs.exp() * log_probs).sum(dim=2)
         return (entropies * counted[:, :longest]).sum(dim=1) / counted.sum(dim=1)
+
+
+def _at_quantile(probabilities: th.Tensor, quantiles: th.Tensor) -> th.Tensor:
+    """(n,) the tokens at which the sums of probabilities (n, V) reach quantiles (n,) in [0, 1)."""
+    below = probabilities.cumsum(dim=1)
+    # Relative to the sum as it was computed: the token found then always has a probability.
+    token = th.searchsorted(below, (quantiles * below[:, -1])[:, None], right=True)[:, 0]
+    return token.clamp_max(probabilities.shape[1] - 1)
 
 
 def _counted(tokens: th.Tensor) -> th.Tensor:

@@ -96,8 +96,10 @@ class ActorValuePolicy(GCPPolicy):
         Let the first denoising steps be made by a copy of the actor that is never trained, the slow actor (DPPO).
 
         :param n: how many, in generation order; 0 for none
-        :raises ValueError: no step with a density would be left to train
+        :raises ValueError: no step with a density would be left to train, or chains that cannot be made in parts
         """
+        if n != 0 and not self.actor.gcp.has_parts:
+            raise ValueError(f"frozen_steps must be 0 for a {self.family()}, which draws all tokens itself, found {n}")
         if n < 0 or n >= self.actor.gcp.stochastic_steps:
             raise ValueError(
                 f"frozen_steps must lie in [0, {self.actor.gcp.stochastic_steps - 1}], below the number of stochastic steps, "

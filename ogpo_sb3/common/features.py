@@ -166,14 +166,14 @@ class GCPActor(FeatureModel, BoundedPolicy):
 
     def sample_each(self, obs: PyTorchObs, latents: th.Tensor) -> th.Tensor:
         """
-        Deterministic sampler (ODE) for several latents per observation.
+        Deterministic sampler (ODE) for several latents per observation; of tokens, a draw that the latent determines.
 
         :param obs: observations (B)
         :param latents: (B, N, D)
         :return: (B, N, D) in [-1, 1]
         """
         features = self.features(obs).repeat_interleave(latents.shape[1], dim=0)
-        return self.gcp.sample(features, latents.flatten(0, 1)).view(latents.shape)
+        return self.gcp.candidate(features, latents.flatten(0, 1)).view(latents.shape)
 
     def sample_chain(self, obs: PyTorchObs, n: int = 1) -> Chain:
         """

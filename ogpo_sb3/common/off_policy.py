@@ -194,7 +194,7 @@ class GCPOffPolicyAlgorithm(
             )
         pretrained_chunk_size = None
         if pretrained_policy is not None:
-            pretrained_chunk_size, policy_kwargs = adopt_checkpoint(pretrained_policy, policy_kwargs)
+            pretrained_chunk_size, policy_kwargs = adopt_checkpoint(pretrained_policy, policy, policy_kwargs)
         if env is not None and _init_setup_model:
             env = chunk_env(env, chunk_size, pretrained_chunk_size, verbose)
 
@@ -319,6 +319,7 @@ class GCPOffPolicyAlgorithm(
         assert self.env is not None, "You must set the environment before calling learn()"
         if self.pretraining_due:
             self.pretrain(progress_bar=progress_bar or self.verbose > 0)
+        self.policy.actor.gcp.check_ready()
         if self.critic_pretraining_due:
             self.pretrain_critic(progress_bar=progress_bar or self.verbose > 0)
         self._show_progress = progress_bar

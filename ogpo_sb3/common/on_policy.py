@@ -101,7 +101,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         pretrained_chunk_size = None
         if pretrained_policy is not None:
             given = policy_kwargs or {}
-            pretrained_chunk_size, adopted = adopt_checkpoint(pretrained_policy, policy_kwargs)
+            pretrained_chunk_size, adopted = adopt_checkpoint(pretrained_policy, policy, policy_kwargs)
             policy_kwargs = {k: v for k, v in adopted.items() if k in given or k not in self.own_policy_kwargs}
         if env is not None and _init_setup_model:
             env = chunk_env(env, chunk_size, pretrained_chunk_size, verbose)
@@ -162,9 +162,9 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
 
     def _freeze(self) -> None:
         """Leave the first denoising steps to the pre-trained policy; without one there is nothing worth keeping."""
-        steps = self.policy.actor.gcp.denoising_steps
-        trained = steps if self.finetuned_steps is None else min(self.finetuned_steps, steps)
-        self.policy.freeze_steps(steps - trained if self.pretrained else 0)
+        gcp = self.policy.actor.gcp
+        kept = 0 if self.finetuned_steps is None else max(gcp.denoising_steps - self.finetuned_steps, 0)
+        self.policy.freeze_steps(kept if self.pretrained and gcp.has_parts else 0)
 
     def pretrain(self, *args: Any, **kwargs: Any) -> "GCPOnPolicyAlgorithm":
         """As :meth:`ogpo_sb3.common.pretraining.PretrainingMixin.pretrain`."""
@@ -299,6 +299,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         assert self.env is not None, "You must set the environment before calling learn()"
         if self.pretraining_due:
             self.pretrain(progress_bar=progress_bar or self.verbose > 0)
+        self.policy.actor.gcp.check_ready()
         return super().learn(
             total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, reset_num_timesteps, progress_bar
         )

@@ -27,7 +27,7 @@ from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
 from ogpo_sb3.common.policy_files import pretrained_actor_state
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.gcp import MIPGCP, DiffusionGCP, FlowGCP, GenerativeControlPolicy, ShortcutGCP
+from ogpo_sb3.gcp import FASTGCP, MIPGCP, DiffusionGCP, FlowGCP, GenerativeControlPolicy, ShortcutGCP
 
 
 class GCPPolicy(BoundedPolicy):
@@ -241,6 +241,18 @@ class GCPPolicy(BoundedPolicy):
         for normalizer in self._normalizers():
             normalizer.fit(observations)
 
+    def fit_actions(self, windows: np.ndarray) -> None:
+        """
+        Adapt every actor to the demonstrated actions before cloning: what a :class:`FASTPolicy` makes its tokens of. Without
+        effect on other families.
+
+        :param windows: (n, D) action chunks in [-1, 1]
+        """
+        self.actor.gcp.fit_actions(windows)
+        for actor in self.actor_copies()[1:]:
+            for ours, theirs in zip(actor.gcp.buffers(), self.actor.gcp.buffers(), strict=True):
+                ours.copy_(theirs)
+
     def _normalizers(self) -> list[ObservationNormalizer]:
         return [module for module in self.modules() if isinstance(module, ObservationNormalizer)]
 
@@ -399,8 +411,14 @@ class MIPPolicy(GCPPolicy):
     gcp_class = MIPGCP
 
 
+class FASTPolicy(GCPPolicy):
+    """Policy with an autoregressive actor over action tokens, for Box, image and Dict observations. See :class:`GCPPolicy`."""
+
+    gcp_class = FASTGCP
+
+
 # Every family that a policy can be made of. A further one is added here, and to the names that each policies.py unpacks.
-FAMILIES: tuple[type[GCPPolicy], ...] = (FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy)
+FAMILIES: tuple[type[GCPPolicy], ...] = (FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy, FASTPolicy)
 
 PolicyT = TypeVar("PolicyT", bound=GCPPolicy)
 

@@ -35,15 +35,22 @@ _ACTOR_KWARGS = (
 )
 
 
-def adopt_checkpoint(path: str | pathlib.Path, policy_kwargs: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+def adopt_checkpoint(
+    path: str | pathlib.Path, policy: str | type[Any], policy_kwargs: dict[str, Any] | None
+) -> tuple[int, dict[str, Any]]:
     """
     What a model must share with the BC checkpoint it starts from.
 
     :param path: file written by ``model.policy.save``
+    :param policy: name or class of the model's
     :param policy_kwargs: the user's, which win
     :return: the checkpoint's chunk size and completed policy_kwargs
+    :raises ValueError: another family of policies, whose arguments would mean nothing
     """
     content = read_policy_file(path)
+    wanted = policy if isinstance(policy, str) else policy.family()
+    if content["policy_class"] != wanted:
+        raise ValueError(f"{path} holds a {content['policy_class']}, wanted a {wanted}")
     saved = content["data"]
     adopted = {name: saved[name] for name in (*_ACTOR_KWARGS, *content["gcp_names"])}
     return chunk_size_of(saved["action_space"]), {**adopted, **(policy_kwargs or {})}
@@ -197,6 +204,8 @@ class PretrainingMixin(BaseAlgorithm):
             optimizer.load_state_dict(self._bc_optimizer_state)
         prepare_optimizer(optimizer, self.device)
         windows = self._windows(demos)
+        if self._n_bc_updates == 0:
+            self.policy.fit_actions(windows[1])
         bar = progress(range(self._n_bc_updates, steps), "behaviour cloning", steps, progress_bar, self._n_bc_updates)
         success: float | None = None
         losses: list[float] = []

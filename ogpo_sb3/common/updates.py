@@ -264,7 +264,8 @@ class UpdatesMixin(OffPolicyAlgorithm):
         :param step: function of tensors that updates a network, without asking the host for anything
         :param inputs: batches and numbers on the device
         """
-        if self.device.type != "cuda" or not all(has_fused(m.optimizer) for m in self.policy.trained):  # type: ignore[arg-type]
+        on_device = self.device.type == "cuda" and self.actor.gcp.on_device
+        if not on_device or not all(has_fused(m.optimizer) for m in self.policy.trained):  # type: ignore[arg-type]
             with matmul_precision(self.policy, self.precision):
                 self._log(**step(*inputs))
             return

@@ -46,16 +46,17 @@ class DPPO(GCPOnPolicyAlgorithm):
     :param gae_lambda: lambda of the advantages, per decision
     :param clip_range: epsilon of the last denoising step, on the ratio as normalised by the policy's ``ratio_norm``; number or
         callable of remaining progress
-    :param clip_range_base: epsilon of the first denoising step; between the two it grows exponentially
+    :param clip_range_base: epsilon of the first denoising step; between the two it grows exponentially. Tokens of a
+        "FASTPolicy" all have ``clip_range``, and no discount
     :param clip_range_rate: how steeply
     :param denoising_discount: gamma_d; the advantage of a step counts gamma_d to the number of steps that follow it
     :param ratio: "step": a ratio per denoising step (DPPO); "chain": one per chain, with ``clip_range`` alone (ReinFlow)
     :param log_prob_clip: bounds on the log-density, None for none; of each number with "step" (official: (-5, 2)), of the
         normalised chain with "chain". Beyond them there is no gradient
     :param finetuned_steps: the last so many denoising steps are trained, the others are made by a frozen copy of the
-        pre-trained policy; None for all, as without a pre-trained policy
+        pre-trained policy; None for all, as without a pre-trained policy and for tokens
     :param normalize_advantage: to mean 0 and standard deviation 1 in each minibatch
-    :param ent_coef: weight of the chain's entropy; without effect unless noise is learned
+    :param ent_coef: weight of the chain's entropy; without effect unless noise is learned or tokens are drawn
     :param vf_coef: factor on the value loss
     :param clip_range_vf: values move by no more than this per round of updates; None for any
     :param target_kl: end a round of updates when the approximate KL divergence exceeds this; None for never
@@ -200,19 +201,23 @@ class DPPO(GCPOnPolicyAlgorithm):
         log_prob = density.mean(dim=-1) if gcp.ratio_norm == "mean" else density.sum(dim=-1)
         if self.ratio == "step":
             return log_prob
+        if not gcp.has_parts:  # every sequence of tokens has a length of its own
+            chain = gcp.log_prob_of(condition, states, owner)[None]
+            return chain if self.log_prob_clip is None else chain.clamp(*self.log_prob_clip)
         chain = log_prob.mean(dim=0, keepdim=True) if gcp.ratio_norm == "mean" else log_prob.sum(dim=0, keepdim=True)
         return chain if self.log_prob_clip is None else chain.clamp(*self.log_prob_clip)
 
     def _step_weights(self, n: int) -> tuple[th.Tensor, th.Tensor]:
         """
         What denoising steps differ in (DPPO 4.3 and appendix): discounts of the advantage, and clip ranges, both (n, 1).
+        Tokens do not differ: none of them removes noise of those before it.
 
         :param n: rows of the ratio, in generation order
         """
         clip_range = self.clip_schedule(self._current_progress_remaining)
         left = th.arange(n - 1, -1, -1, device=self.device)[:, None]
-        if n == 1:
-            return th.ones(1, 1, device=self.device), th.full((1, 1), clip_range, device=self.device)
+        if n == 1 or not self.actor.gcp.has_parts:
+            return th.ones(n, 1, device=self.device), th.full((n, 1), clip_range, device=self.device)
         u, rate = 1.0 - left / (n - 1), self.clip_range_rate
         growth = th.expm1(rate * u) / math.expm1(rate)
         return self.denoising_discount**left, self.clip_range_base + (clip_range - self.clip_range_base) * growth

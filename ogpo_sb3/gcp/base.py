@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch as th
 from torch import nn
 
@@ -19,15 +20,17 @@ class Chain(NamedTuple):
     :param states: (K+1, B, D); ``states[0]`` is the initial noise, ``states[-1]`` the *unclamped* action, so that the
         density of the stored chain is exactly the one it was drawn from
     :param log_prob: (B,) normalised log-likelihood of the chain under the policy that drew it
+    :param decoded: (B, D) the actions of a family whose last state is none: tokens, then ``states`` is (L, B)
     """
 
     states: th.Tensor
     log_prob: th.Tensor
+    decoded: th.Tensor | None = None
 
     @property
     def actions(self) -> th.Tensor:
-        """(B, D) the clamped copy of the last state: what the environment and the critic see."""
-        return self.states[-1].clamp(-1.0, 1.0)
+        """(B, D) what the environment and the critic see: the clamped copy of the last state, or what it stands for."""
+        return self.states[-1].clamp(-1.0, 1.0) if self.decoded is None else self.decoded
 
 
 class GenerativeControlPolicy(nn.Module, ABC):
@@ -51,6 +54,10 @@ class GenerativeControlPolicy(nn.Module, ABC):
     not_needed: ClassVar[tuple[str, ...]] = ()
     # ``sample`` makes different actions from different latents; some algorithms choose or rank latents.
     has_latent: ClassVar[bool] = True
+    # Chains can be drawn and scored in parts, of which the first may be another policy's.
+    has_parts: ClassVar[bool] = True
+    # Nothing asks the host: on a GPU an update can be recorded once and replayed.
+    on_device: ClassVar[bool] = True
 
     def __init__(self, features_dim: int, action_dim: int, denoising_steps: int, ratio_norm: str = "mean"):
         super().__init__()
@@ -67,6 +74,25 @@ class GenerativeControlPolicy(nn.Module, ABC):
     @abstractmethod
     def stochastic_steps(self) -> int:
         """Number of transitions that have a density, at most K."""
+
+    @property
+    def likelihood_terms(self) -> int:
+        """What ``ratio_norm="mean"`` divides a chain's log-likelihood by, at most."""
+        return self.stochastic_steps * self.action_dim
+
+    def fit_actions(self, windows: th.Tensor | np.ndarray) -> None:
+        """
+        Adapt to the demonstrated actions before cloning; most families have nothing to adapt.
+
+        :param windows: (n, D) action chunks in [-1, 1]
+        """
+
+    def check_ready(self) -> None:
+        """
+        Called before training, so that what is missing is told at once; most families miss nothing.
+
+        :raises ValueError: what :meth:`fit_actions` makes is not there
+        """
 
     @abstractmethod
     def bc_loss(self, features: th.Tensor, actions: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
@@ -97,6 +123,16 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :param end: step to stop before; all K when None
         :return: (B, D) in [-1, 1]; the unclamped state where it stops early
         """
+
+    def candidate(self, features: th.Tensor, noise: th.Tensor) -> th.Tensor:
+        """
+        One of several actions to choose among, which differ by their noise.
+
+        :param features: (B, F)
+        :param noise: (B, D) standard normal
+        :return: (B, D) in [-1, 1]; the deterministic sampler's where it has a latent
+        """
+        return self.sample(features, noise)
 
     @abstractmethod
     def condition(self, features: th.Tensor) -> th.Tensor:
@@ -194,7 +230,7 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :return: (B,)
         """
         total = step_log_prob.sum(dim=0)
-        return total / (self.stochastic_steps * self.action_dim) if self.ratio_norm == "mean" else total
+        return total / self.likelihood_terms if self.ratio_norm == "mean" else total
 
 
 def gaussian_log_density(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:

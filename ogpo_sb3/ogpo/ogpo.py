@@ -245,7 +245,7 @@ class OGPO(GCPOffPolicyAlgorithm):
         if self.policy.actor.gcp.ratio_norm == "sum" and self.clip_range == 0.01:
             warnings.warn(
                 "clip_range=0.01 is meant for ratio_norm='mean'; on the joint ratio of ratio_norm='sum' nearly every chain is "
-                f"clipped: about {0.01 * self.policy.actor.gcp.stochastic_steps * self.policy.actor.gcp.action_dim:.2g} "
+                f"clipped: about {0.01 * self.policy.actor.gcp.likelihood_terms:.2g} "
                 "is the same trust region",
                 stacklevel=3,
             )

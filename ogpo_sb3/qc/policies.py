@@ -1,7 +1,5 @@
 """A generative policy that acts by the best of N candidates."""
 
-from typing import ClassVar
-
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs
 
@@ -9,9 +7,11 @@ from ogpo_sb3.common.policies import GCPPolicy, for_families
 
 
 class BestOfNPolicy(GCPPolicy):
-    """Acts by the candidate, among ``best_of_n`` ODE samples of the EMA actor, that the online critics value most."""
+    """
+    Acts by the candidate, among ``best_of_n`` ODE samples of the EMA actor, that the online critics value most.
 
-    needs_latent: ClassVar[bool] = True
+    An actor over tokens, whose deterministic sampler knows one action only, is drawn from instead, by the same latents.
+    """
 
     @property
     def n_latents(self) -> int:
@@ -27,4 +27,4 @@ class BestOfNPolicy(GCPPolicy):
 
 
 POLICIES = for_families(BestOfNPolicy, __name__)
-FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy, FASTPolicy = POLICIES

@@ -9,8 +9,8 @@ from ogpo_sb3.gcp.mip import MIPGCP
 from ogpo_sb3.gcp.shortcut import ShortcutGCP
 
 __all__ = [
-    "MIPGCP",
     "FASTGCP",
+    "MIPGCP",
     "Chain",
     "DiffusionGCP",
     "FlowGCP",

@@ -5,36 +5,9 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import nn
 
-from ogpo_sb3.common.features import FeatureModel, frozen_copy
+from ogpo_sb3.common.features import ChunkValue, frozen_copy
 from ogpo_sb3.common.policies import GCPPolicy
-from ogpo_sb3.critics import CriticEnsemble
-
-
-class ChunkValue(FeatureModel):
-    """
-    Features and an ensemble of state values.
-
-    :param n_critics: M
-    :param net_arch: widths of the hidden layers
-    :param layer_norm: LayerNorm in the networks
-    :param activation_fn: activation
-    """
-
-    def __init__(
-        self, *args: Any, n_critics: int, net_arch: list[int], layer_norm: bool, activation_fn: type[nn.Module], **kwargs: Any
-    ):
-        super().__init__(*args, **kwargs)
-        self.ensemble = CriticEnsemble(self.features_extractor.features_dim, 0, n_critics, net_arch, layer_norm, activation_fn)
-
-    def forward(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        :param obs: observations (B)
-        :return: (M, B)
-        """
-        features = self.features(obs)
-        return self.ensemble(features, features.new_empty(len(features), 0))
 
 
 class ActorValuePolicy(GCPPolicy):

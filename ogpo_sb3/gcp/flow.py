@@ -125,9 +125,16 @@ class FlowGCP(GaussianChainGCP):
     def bc_loss(self, features: th.Tensor, actions: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
         """Flow matching: E |v(s, x_t, t) - (a - x_0)|^2 with one t ~ U(0, 1) per sample. See the base class."""
         x0 = th.randn_like(actions)
-        t = th.rand(len(actions), device=actions.device, dtype=actions.dtype)
-        x_t = th.lerp(x0, actions, t[:, None])
-        return weighted_mean((self.velocity(features, x_t, t) - (actions - x0)).square(), weights)
+        t = self.cloning_times(len(actions), actions)
+        x_t, target = self._corrupt(actions, x0, t[:, None])
+        return weighted_mean((self.velocity(features, x_t, t) - target).square(), weights)
+
+    def cloning_times(self, n: int, like: th.Tensor) -> th.Tensor:
+        """Flow times, uniform on [0, 1). See the base class."""
+        return th.rand(n, device=like.device, dtype=like.dtype)
+
+    def _corrupt(self, actions: th.Tensor, noise: th.Tensor, time: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        return th.lerp(noise, actions, time), actions - noise
 
     def _noiseless(self, x: th.Tensor, output: th.Tensor, step: int) -> th.Tensor:
         """Euler's method for the ODE."""

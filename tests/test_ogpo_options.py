@@ -1,5 +1,7 @@
 """What OGPO's objectives and their options do: learning on a bandit, combinations, saving, refusals."""
 
+import math
+
 import numpy as np
 import pytest
 import torch as th
@@ -247,23 +249,20 @@ def test_entropy_is_rewarded():
 
 
 def test_forward_kl_clones_the_slow_policy():
-    """With nothing else to go on the actor comes back to the slow policy, whose samples it clones."""
+    """With next to nothing else to go on, an actor that was shifted comes back to the slow policy, whose samples it clones."""
 
-    def distance_after(coef):
-        model = small(forward_kl_coef=coef, learning_rate=1e-3, slow_tau=0.0, learning_starts=10_000).learn(30)
-        th.manual_seed(0)
+    def shift_after(coef):
+        model = small(forward_kl_coef=coef, learning_rate=3e-3, slow_tau=0.0, learning_starts=10_000).learn(30)
         with th.no_grad():
-            for parameter in model.actor.parameters():
-                parameter += 0.1 * th.randn_like(parameter)
+            model.actor.gcp.velocity_net.trunk[-1].bias += 1.0
         model._update_rates()
-        for _ in range(60):
+        for _ in range(100):
             model._update_actor()
-        th.manual_seed(0)
-        obs, z = th.randn(64, 2), th.randn(64, 2)
+        obs, z = model._sample(64).observations, th.randn(64, 2)
         with th.no_grad():
-            return (model.actor.sample(obs, z) - model.actor_slow.sample(obs, z)).square().mean().item()
+            return (model.actor.sample(obs, z) - model.actor_slow.sample(obs, z)).mean().abs().item()
 
-    assert distance_after(10.0) < 0.5 * distance_after(1e-9)
+    assert shift_after(10.0) < 0.3 < shift_after(1e-9)
 
 
 def test_a_far_chain_does_not_drown_the_values():

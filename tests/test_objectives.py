@@ -366,6 +366,23 @@ def test_update_against_loops(name):
     assert any(gradient.abs().max() > 1e-3 for gradient in expected)
 
 
+@pytest.mark.parametrize("name", ["aw_ogpo, positive", "awr_fm, positive", "fpo", "fpo++"])
+def test_fixed_shapes_give_the_same_update(name, monkeypatch):
+    """What a GPU does, every action in one block, those without a gradient too; against blocks of a few."""
+    extraction, options, _ = REFERENCES[name]
+    found = []
+    for fixed in (False, True):
+        model = filled(extraction, options)
+        monkeypatch.setattr("ogpo_sb3.gcp.base.CPU_ROWS", 20)
+        if fixed:
+            monkeypatch.setattr("ogpo_sb3.ogpo.objectives.Update.blocks", lambda self, rows: None)
+        reseed()
+        model._update_actor()
+        found.append([model._metrics["train/policy_loss"][0], *(p.grad for p in model.actor.parameters())])
+    for blocks, whole in zip(*found, strict=True):
+        th.testing.assert_close(blocks, whole, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("extraction", [name for name in OBJECTIVES if name != "fql"])
 def test_diffusion_policies_have_every_objective(extraction):
     model = filled(extraction, policy="DiffusionPolicy")

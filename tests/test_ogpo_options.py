@@ -335,6 +335,22 @@ def test_what_means_nothing_is_refused(kwargs, named):
         small(**kwargs)
 
 
+@pytest.mark.parametrize(
+    ("replaced", "named"),
+    [
+        (dict(extraction="fql"), "extraction='fql' needs a policy with the network 'one_step'"),
+        (dict(baseline="value"), "baseline='value' needs a policy with the network 'state_value'"),
+        (dict(extraction="bptt", advantage="conservative"), "advantage='conservative'"),
+    ],
+)
+def test_what_load_replaces_is_checked(replaced, named, tmp_path):
+    small().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=named):
+        OGPO.load(tmp_path / "model", env=Reach(), device="cpu", **replaced)
+    model = OGPO.load(tmp_path / "model", env=Reach(), device="cpu", extraction="awr_fm").learn(40)
+    assert "train/weight_max" in model.logger.name_to_value
+
+
 class Unscored(FlowGCP):
     """A family without a cloning error per sample."""
 

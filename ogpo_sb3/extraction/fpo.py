@@ -10,7 +10,7 @@ def fpo_error(residual: th.Tensor, huber: bool = False, limit: float | None = No
     Cloning error l of each action at each draw of time and noise.
 
     :param residual: (T, n, D), see :meth:`ogpo_sb3.gcp.GenerativeControlPolicy.cloning_residual`
-    :param huber: d^2 only up to |d| = 1 and 2 |d| - 1 beyond, instead of d^2
+    :param huber: d^2 only up to abs(d) = 1 and 2 abs(d) - 1 beyond, instead of d^2
     :param limit: l is clamped to this, beyond which it has no gradient; None for not at all
     :return: (T, n), summed over dimensions
     """
@@ -40,7 +40,7 @@ def aspo_loss(log_ratio: th.Tensor, advantage: th.Tensor, clip_range: float | th
     """
     The clipped objective for A >= 0, and for A < 0 a quadratic restoring force outside the trust region (equation H.4).
 
-    For A < 0 the objective is r A - |A| e^2 / (4 eps) with e = max(0, r - 1 - eps) + max(0, 1 - eps - r): inside the
+    For A < 0 the objective is r A - abs(A) e^2 / (4 eps) with e = max(0, r - 1 - eps) + max(0, 1 - eps - r): inside the
     trust region that is the policy gradient, and outside it a ratio that fell too far is pulled back, where the clipped
     objective leaves it alone.
 

@@ -18,7 +18,7 @@ from ogpo_sb3.critics import next_value
 from ogpo_sb3.fql import FQL
 from ogpo_sb3.ogpo.imagination import ImaginationMixin
 from ogpo_sb3.ogpo.objectives import Objective, make_objective
-from ogpo_sb3.ogpo.options import check_family, check_options
+from ogpo_sb3.ogpo.options import check_options, check_policy
 
 
 class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
@@ -246,9 +246,10 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         return "chi2" if self.chi2_coef > 0 else "kl" if self.kl_coef > 0 else None
 
     def _setup_model(self) -> None:
+        check_options(self, self._objective)  # ``load`` may have replaced some
         super()._setup_model()
         self.clip_schedule = as_schedule(self.clip_range, "clip_range")
-        check_family(self, self._objective, self.policy.actor.gcp)
+        check_policy(self, self._objective)
         if self.penalty is not None or self.forward_kl_coef > 0:
             self.policy.add_slow_actor()
             self._create_aliases()

@@ -67,15 +67,20 @@ def _check_objective(model: "OGPO", objective: Objective) -> None:
         raise ValueError(f"top={top} of extraction_kwargs must not exceed group_size={model.group_size}")
 
 
-def check_family(model: "OGPO", objective: Objective, gcp: GenerativeControlPolicy) -> None:
+def check_policy(model: "OGPO", objective: Objective) -> None:
     """
-    What the generative policy decides.
+    What the policy decides.
 
-    :param model: the algorithm
+    :param model: the algorithm, with its networks
     :param objective: of ``extraction``
-    :param gcp: the policy that is improved
-    :raises ValueError: a family that the options do not suit
+    :raises ValueError: a policy or a generative family that the options do not suit
     """
+    for option, value, network in (("extraction", "fql", "one_step"), ("baseline", "value", "state_value")):
+        if getattr(model, option) == value and getattr(model.policy, network, None) is None:
+            raise ValueError(
+                f"{option}={value!r} needs a policy with the network {network!r}, found one that was made without"
+            )
+    gcp: GenerativeControlPolicy = model.policy.actor.gcp
     family = type(gcp)
     if objective.by_cloning_error and family.cloning_residual is GenerativeControlPolicy.cloning_residual:
         raise ValueError(

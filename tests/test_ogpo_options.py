@@ -151,6 +151,14 @@ def test_values_are_regressed_on_the_groups_mean():
     assert model.policy.state_value.optimizer.param_groups[0]["lr"] == 3e-3
 
 
+def test_values_are_trained_in_the_warm_up():
+    model = small(baseline="value", learning_starts=10_000, critic_warmup_updates=7).learn(60)
+    before = [p.clone() for p in model.policy.state_value.parameters()]
+    model.train(gradient_steps=0, batch_size=16)
+    assert model._n_warmup_updates == 7 and model._n_actor_updates == 0
+    assert any(not th.equal(a, b) for a, b in zip(before, model.policy.state_value.parameters(), strict=True))
+
+
 def test_the_value_network_is_saved(tmp_path):
     model = small(baseline="value", extraction="fpo++", policy_kwargs=dict(normalize_observations=True)).learn(40)
     assert model.logger.name_to_value["train/value_loss"] > 0

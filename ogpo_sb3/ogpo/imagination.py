@@ -100,6 +100,13 @@ class ImaginationMixin(UpdatesMixin):
         grad_norm = self._optimise(self.policy.state_value, loss, "value_loss")
         return dict(value_loss=loss, value_grad_norm=grad_norm)
 
+    def _value_warm_up(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
+        """A step of V(s) alone, while the critics warm up."""
+        with th.no_grad():
+            actions = self.actor_ema.sample_chain(batch.observations, self.group_size).actions
+            q = self.critic_target(batch.observations, actions.unflatten(0, (-1, self.group_size)))
+        return self._value_step(batch, q)
+
     def _regularisers(self, batch: ChunkReplaySamples, successes: ChunkReplaySamples | None) -> dict[str, th.Tensor]:
         """Terms beside the objective, by name and without their coefficients."""
         terms: dict[str, th.Tensor] = {}

@@ -255,7 +255,8 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
             self._create_aliases()
         if self.penalty is not None:
             self._next_pessimism = th.full((), 0.5, device=self.device)  # no distance from the slow policy yet
-        if self.policy.actor.gcp.ratio_norm == "sum" and self.clip_range == 0.01:
+        by_ratio = self._objective.chain_ratio
+        if by_ratio and self.policy.actor.gcp.ratio_norm == "sum" and self.clip_range == 0.01:
             warnings.warn(
                 "clip_range=0.01 is meant for ratio_norm='mean'; on the joint ratio of ratio_norm='sum' nearly every chain is "
                 f"clipped: about {0.01 * self.policy.actor.gcp.stochastic_steps * self.policy.actor.gcp.action_dim:.2g} "
@@ -278,6 +279,8 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         super()._warm_up(batch_size)
         if self.extraction == "fql":  # it acts from the first update on
             self._update_one_step(self._sample(self.actor_batch_size), q_weight=0.0)
+        elif self.baseline == "value":  # advantages over an untrained one would all have one sign
+            self._run(self._value_warm_up, self._sample(self.actor_batch_size))
 
     def _update_actor(self) -> None:
         if self.extraction == "fql":

@@ -13,6 +13,7 @@ import ogpo_sb3
 import pytest
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.extraction.ppo_clip import Surrogate
+from ogpo_sb3.ogpo.objectives import OBJECTIVES
 from ogpo_sb3.zoo import ALGORITHMS
 from ogpo_sb3.zoo.configs import constructor_keys
 from ogpo_sb3.zoo.door import COMMANDS
@@ -139,6 +140,7 @@ def called(tree, *methods):
 def logged_by(algorithm):
     """Logged names by the module that logs them, read off the source: what steps of training return, what is recorded."""
     classes = [cls for cls in algorithm.__mro__ if cls.__module__.startswith("ogpo_sb3.")] + [Surrogate]
+    classes += OBJECTIVES.values() if issubclass(algorithm, ogpo_sb3.OGPO) else []
     trees = [(cls.__module__, ast.parse(textwrap.dedent(inspect.getsource(cls)))) for cls in classes]
     prefixes = {arg.value for _, tree in trees for arg in called(tree, "_improve") if isinstance(arg, ast.Constant)}
     found = {}

@@ -5,36 +5,9 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import nn
 
-from ogpo_sb3.common.features import FeatureModel, frozen_copy
+from ogpo_sb3.common.features import ChunkValue, frozen_copy
 from ogpo_sb3.common.policies import GCPPolicy
-from ogpo_sb3.critics import CriticEnsemble
-
-
-class ChunkValue(FeatureModel):
-    """
-    Features and an ensemble of state values.
-
-    :param n_critics: M
-    :param net_arch: widths of the hidden layers
-    :param layer_norm: LayerNorm in the networks
-    :param activation_fn: activation
-    """
-
-    def __init__(
-        self, *args: Any, n_critics: int, net_arch: list[int], layer_norm: bool, activation_fn: type[nn.Module], **kwargs: Any
-    ):
-        super().__init__(*args, **kwargs)
-        self.ensemble = CriticEnsemble(self.features_extractor.features_dim, 0, n_critics, net_arch, layer_norm, activation_fn)
-
-    def forward(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        :param obs: observations (B)
-        :return: (M, B)
-        """
-        features = self.features(obs)
-        return self.ensemble(features, features.new_empty(len(features), 0))
 
 
 class ActorValuePolicy(GCPPolicy):
@@ -82,7 +55,7 @@ class ActorValuePolicy(GCPPolicy):
         self.actor_ema = frozen_copy(self.actor)
         self.actor_slow = frozen_copy(self.actor) if self.slow_actor else None
         self.actor.gcp.take_teacher(self.actor_ema.gcp)
-        self.critic = self.make_critic()  # type: ignore[assignment]
+        self.critic = self.make_critic()
         self.actor.optimizer = self.make_optimizer(self.actor, lr_schedule(1), weight_decay=0.0)
         self.critic.optimizer = self.make_optimizer(self.critic, lr_schedule(1), weight_decay=1e-5)
 

@@ -184,18 +184,19 @@ class GCPActor(FeatureModel, BoundedPolicy):
         """
         return self.gcp.sample_chain(self.features(obs), n)
 
-    def chain_log_prob(self, obs: PyTorchObs, states: th.Tensor) -> th.Tensor:
+    def chain_log_prob(self, obs: PyTorchObs, states: th.Tensor, begin: int = 0) -> th.Tensor:
         """
         Log-likelihood of given chains, in blocks: for use without gradient.
 
         :param obs: observations (B)
         :param states: (K+1, B * n, D), chains of one observation adjacent
+        :param begin: first step that counts
         :return: (B * n,)
         """
         condition, total = self.gcp.condition(self.features(obs)), states.shape[1]
         owner = owners(len(condition), total // len(condition), states.device)
         blocks = row_blocks(total, states, self.gcp.denoising_steps)
-        return th.cat([self.gcp.log_prob_of(condition, states[:, rows], owner[rows]) for rows in blocks])
+        return th.cat([self.gcp.log_prob_of(condition, states[:, rows], owner[rows], begin) for rows in blocks])
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self._predict(obs, deterministic)
@@ -239,6 +240,37 @@ class ChunkCritic(FeatureModel):
         :return: (M, B), or (M, B, G)
         """
         return self.ensemble(self.features(obs), actions)
+
+
+class ChunkValue(FeatureModel):
+    """
+    Features and an ensemble of state values.
+
+    :param n_critics: M
+    :param net_arch: widths of the hidden layers
+    :param layer_norm: LayerNorm in the networks
+    :param activation_fn: activation
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        n_critics: int,
+        net_arch: Sequence[int],
+        layer_norm: bool,
+        activation_fn: type[nn.Module],
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.ensemble = CriticEnsemble(self.features_extractor.features_dim, 0, n_critics, net_arch, layer_norm, activation_fn)
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations (B)
+        :return: (M, B)
+        """
+        features = self.features(obs)
+        return self.ensemble(features, features.new_empty(len(features), 0))
 
 
 def batch_size(obs: PyTorchObs) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 from ogpo_sb3.common.features import (
     BoundedPolicy,
     ChunkCritic,
+    ChunkValue,
     GCPActor,
     ObservationNormalizer,
     batch_size,
@@ -56,6 +57,7 @@ class GCPPolicy(BoundedPolicy):
     :param best_of_n: candidates of the behaviour policy, ranked by the target critic (OGPO 4.4); 1 for none
     :param subsample_bon: rank by the minimum of two random heads per candidate, else of all heads
     :param slow_actor: keep a slow copy of the actor (for the chi2 and KL penalties)
+    :param state_value: have an ensemble of state values, one for each head of the critic
     :param gcp_kwargs: everything else goes to the generative policy: denoising_steps, noise_std, noise_schedule,
         sde_correction, ratio_norm, clip_intermediate, ... (see :class:`ogpo_sb3.gcp.FlowGCP`)
     :raises TypeError: an argument that neither the policy nor its generative family knows
@@ -97,6 +99,7 @@ class GCPPolicy(BoundedPolicy):
         best_of_n: int = 1,
         subsample_bon: bool = True,
         slow_actor: bool = False,
+        state_value: bool = False,
         **gcp_kwargs: Any,
     ):
         own = {name: gcp_kwargs.pop(name, default) for name, default in self.settings.items()}
@@ -131,6 +134,10 @@ class GCPPolicy(BoundedPolicy):
             setattr(self, name, value)
         self.base_only = False  # explore with the generative actor alone, whatever an algorithm adds to it
         self._build(lr_schedule)
+        self.state_value: ChunkValue | None = self.make_critic(ChunkValue) if state_value else None
+        if self.state_value is not None:
+            self.state_value.optimizer = self.make_optimizer(self.state_value, lr_schedule(1), weight_decay=1e-5)
+            self.critic_names = (*self.critic_names, "state_value")
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.actor = self.make_actor()
@@ -158,10 +165,14 @@ class GCPPolicy(BoundedPolicy):
         gcp_kwargs = dict(net_arch=net_arch, activation_fn=self.activation_fn, **self.gcp_kwargs)
         return GCPActor(**self._model_kwargs(), keys=self.actor_keys, gcp_class=self.gcp_class, gcp_kwargs=gcp_kwargs)
 
-    def make_critic(self) -> ChunkCritic:
-        """A new critic with fresh parameters."""
+    def make_critic(self, critic_class: type[Any] | None = None) -> Any:
+        """
+        A new critic with fresh parameters.
+
+        :param critic_class: the policy's own by default
+        """
         _, net_arch = get_actor_critic_arch(self.net_arch)
-        critic: ChunkCritic = self.critic_class(
+        return (critic_class or self.critic_class)(
             **self._model_kwargs(),
             keys=self.critic_keys,
             n_critics=self.n_critics,
@@ -169,7 +180,6 @@ class GCPPolicy(BoundedPolicy):
             layer_norm=self.critic_layer_norm,
             activation_fn=self.activation_fn,
         )
-        return critic
 
     def make_gaussian(self, context_dim: int = 0) -> TanhGaussian:
         """
@@ -304,6 +314,7 @@ class GCPPolicy(BoundedPolicy):
             best_of_n=self.best_of_n,
             subsample_bon=self.subsample_bon,
             slow_actor=self.slow_actor,
+            state_value=self.state_value is not None,
             **{name: getattr(self, name) for name in self.settings},
             **self.gcp_kwargs,
         )

@@ -7,11 +7,11 @@ from ogpo_sb3.critics import aggregate
 STRATEGIES = ("mean", "conservative", "penultimate", "positive", "std")
 
 
-def group_advantage(q: th.Tensor, strategy: str = "mean", q_agg: str = "mean") -> th.Tensor:
+def group_advantage(q: th.Tensor, strategy: str = "mean", q_agg: str = "mean", baseline: th.Tensor | None = None) -> th.Tensor:
     """
     Advantage of each chain over its group, (OGPO 3.2-3.3, 4.5; H for the ablations).
 
-    Adding a constant to all Q-values changes none of the strategies.
+    Adding a constant to all Q-values changes none of the strategies, as long as the baseline is the group's mean.
 
     :param q: (M, B, G) values of G chains at B states under M heads
     :param strategy: "mean": Q minus the group's mean; "conservative": the head nearest to zero where all heads agree on
@@ -19,14 +19,20 @@ def group_advantage(q: th.Tensor, strategy: str = "mean", q_agg: str = "mean") -
         magnitude (M >= 3); "positive": negative advantages set to zero; "std": divided by the group's standard deviation
         (GRPO; the paper finds it harmful)
     :param q_agg: how heads are aggregated; the two agreement strategies look at every head and ignore it
+    :param baseline: (M, B) values of the states, subtracted head by head in place of the group's mean (3.2's baseline)
     :return: (B, G)
     """
     if strategy in ("conservative", "penultimate"):
-        return _agreeing_advantage(q - q.mean(dim=-1, keepdim=True), strategy)
+        return _agreeing_advantage(q - (q.mean(dim=-1) if baseline is None else baseline)[..., None], strategy)
     if strategy not in STRATEGIES:
         raise ValueError(f"advantage must be one of {STRATEGIES}, found {strategy!r}")
-    value = aggregate(q, q_agg)
-    advantage = value - value.mean(dim=-1, keepdim=True)
+    if baseline is None:
+        value = aggregate(q, q_agg)
+        advantage = value - value.mean(dim=-1, keepdim=True)
+    else:
+        # Aggregated together, so that a random pair of heads is the same for both.
+        value, state_value = aggregate(th.cat([q, baseline[..., None]], dim=-1), q_agg).split([q.shape[-1], 1], dim=-1)
+        advantage = value - state_value
     if strategy == "positive":
         return advantage.clamp_min(0.0)
     if strategy == "std":

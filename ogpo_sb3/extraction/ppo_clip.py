@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch as th
 
+from ogpo_sb3.extraction.blocks import backward_in_blocks
+
 
 def ppo_clip_loss(
     log_prob: th.Tensor, old_log_prob: th.Tensor, advantage: th.Tensor, clip_range: float | th.Tensor
@@ -80,19 +82,15 @@ def ppo_clip_backward(
     :param blocks: cuts a number of chains into blocks; None for a fixed shape: all chains at once, those without advantage too
     """
     n = len(advantage)
-    shared = condition.detach().requires_grad_()
     scored = th.arange(n, device=advantage.device) if blocks is None else advantage.nonzero()[:, 0]
-    loss = advantage.new_zeros(())
     log_ratios = []
-    for block in [slice(0, n)] if blocks is None else blocks(len(scored)):
-        chains = scored[block]
+
+    def share(shared: th.Tensor, chains: th.Tensor) -> th.Tensor:
         log_prob = log_prob_of(shared, chains)
-        part = ppo_clip_loss(log_prob, old_log_prob[chains], advantage[chains], clip_range) * (len(chains) / n)
-        part.backward()
-        loss = loss + part.detach()
         log_ratios.append(log_prob.detach() - old_log_prob[chains])
-    if shared.grad is not None and condition.requires_grad:
-        condition.backward(shared.grad)
+        return ppo_clip_loss(log_prob, old_log_prob[chains], advantage[chains], clip_range) * (len(chains) / n)
+
+    loss = backward_in_blocks(share, condition, scored, blocks)
     log_ratio = th.cat(log_ratios) if log_ratios else advantage.new_zeros(0)
     beyond = (log_ratio.exp() - 1.0) * advantage[scored].sign()
     return Surrogate(loss, log_ratio, beyond > clip_range)

@@ -1,8 +1,13 @@
 """Penalties towards a slow policy (OGPO v1 section 4.6, Lemma E.1)."""
 
+import math
 from typing import NamedTuple
 
 import torch as th
+
+# Largest rho of the chi-squared penalty (the official R_max): objectives that do not hold the likelihood of chains in bounds
+# can move it by hundreds of nats, whose exponential would leave no other digit of Q.
+MAX_RATIO = 100.0
 
 
 class PenalisedQ(NamedTuple):
@@ -23,7 +28,7 @@ def penalise_q(q: th.Tensor, log_ratio: th.Tensor, kind: str, coef: float, pessi
 
     With rho = pi / pi_slow on the same chain: beta = coef * mean std_m Q (the ensemble's disagreement sets the scale),
     chi2: w = sigmoid(alpha (rho - 1)), Q' = (1 - w) mean_m Q + w min_m Q - beta rho. Since E[rho] = 1 + chi^2(pi, slow)
-    and rho is a constant in the surrogate, the effective coefficient of the divergence is beta / 2.
+    and rho is a constant in the surrogate, the effective coefficient of the divergence is beta / 2. rho is at most 100.
     kl: the same with log rho in place of rho - 1 and rho.
 
     :param q: (M, B, G)
@@ -35,7 +40,7 @@ def penalise_q(q: th.Tensor, log_ratio: th.Tensor, kind: str, coef: float, pessi
     if kind not in ("chi2", "kl"):
         raise ValueError(f"kind must be 'chi2' or 'kl', found {kind!r}")
     log_ratio = log_ratio.detach()
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp_max(math.log(MAX_RATIO)).exp()
     distance, penalty = (ratio - 1.0, ratio) if kind == "chi2" else (log_ratio, log_ratio)
     beta = coef * q.std(dim=0, unbiased=False).mean()
     weight = th.sigmoid(pessimism * distance)

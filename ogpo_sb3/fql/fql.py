@@ -8,15 +8,14 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
-from ogpo_sb3.common.optimization import polyak
+from ogpo_sb3.common.one_step import OneStepMixin
 from ogpo_sb3.common.options import check_at_least
 from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
-from ogpo_sb3.critics import aggregate
 from ogpo_sb3.fql.policies import OneStepPolicy, POLICIES
 
 
-class FQL(GCPOffPolicyAlgorithm):
+class FQL(OneStepMixin, GCPOffPolicyAlgorithm):
     """
     Flow Q-Learning (Park, Li and Levine 2025, arXiv 2502.02538) over chunks; with it the FQL form of Q-chunking.
 
@@ -63,33 +62,12 @@ class FQL(GCPOffPolicyAlgorithm):
         )
 
     def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
-        """Q_target of the EMA one-step policy's action from one latent."""
-        next_actions = self.policy.one_step_ema(batch.next_observations, th.randn_like(batch.actions)).clamp(-1.0, 1.0)
-        return aggregate(self.critic_target(batch.next_observations, next_actions), self.q_agg)
+        """See :meth:`ogpo_sb3.common.one_step.OneStepMixin._one_step_value`."""
+        return self._one_step_value(batch)
 
     def _warm_up(self, batch_size: int) -> None:
         self._update_critic(batch_size)
         self._update_one_step(self._sample(self.actor_batch_size), q_weight=0.0)
 
     def _update_actor(self) -> None:
-        batch = self._sample(self.actor_batch_size)
-        self._update_one_step(batch, q_weight=1.0)
-        cloned = self._success_batch() if self.success_bc else batch
-        if cloned is not None and self.bc_coef > 0:
-            self._run(self._cloning_step, cloned)
-
-    def _update_one_step(self, batch: ChunkReplaySamples, q_weight: float) -> None:
-        self._run(self._one_step_step, batch, th.full((), q_weight, device=self.device))
-
-    def _one_step_step(self, batch: ChunkReplaySamples, q_weight: th.Tensor) -> dict[str, th.Tensor]:
-        """Value and distance to the flow, from the same latents."""
-        latents = th.randn_like(batch.actions)
-        with th.no_grad():
-            flow = self.actor_ema.sample(batch.observations, latents)
-        actions = self.policy.one_step(batch.observations, latents)
-        distance = (actions - flow).square().mean()
-        q = aggregate(self.critic_target(batch.observations, actions.clamp(-1.0, 1.0)), self.q_agg).mean()
-        loss = self.alpha * distance - q_weight * q
-        grad_norm = self._optimise(self.policy.one_step, loss, "one_step_loss")
-        polyak(self.policy.one_step, self.policy.one_step_ema, self.actor_tau)
-        return dict(one_step_loss=loss, distillation_loss=distance, one_step_q=q, one_step_grad_norm=grad_norm)
+        self._update_one_step_and_flow()

@@ -112,6 +112,35 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :param teacher: same family and architecture, a slow copy of this one; it stays another policy's
         """
 
+    def cloning_times(self, n: int, like: th.Tensor) -> th.Tensor:
+        """
+        Times at which :meth:`bc_loss` compares, drawn from its distribution.
+
+        :param n: how many
+        :param like: a tensor on the device and of the dtype of the actions
+        :return: (n,) for :meth:`cloning_residual`
+        :raises NotImplementedError: the family does not clone by one comparison per sample at a random time
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no cloning error per sample at a given noise and time")
+
+    def cloning_residual(
+        self, condition: th.Tensor, owner: th.Tensor, actions: th.Tensor, noise: th.Tensor, times: th.Tensor
+    ) -> th.Tensor:
+        """
+        What the network answers minus what it should, at chosen noise and times: the mean of its square is :meth:`bc_loss`.
+
+        Objectives that work by it compare two policies under the same noise (AWR-FM and FPO, OGPO H.2-H.3).
+
+        :param condition: (S, C) from :meth:`condition`
+        :param owner: (n,) row of ``condition`` that each action belongs to
+        :param actions: (n, D) in [-1, 1], without gradient
+        :param noise: (T, n, D) standard normal
+        :param times: (T,) from :meth:`cloning_times`, shared by all actions
+        :return: (T, n, D)
+        :raises NotImplementedError: see :meth:`cloning_times`
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no cloning error per sample at a given noise and time")
+
     @abstractmethod
     def sample(self, features: th.Tensor, noise: th.Tensor | None = None, begin: int = 0, end: int | None = None) -> th.Tensor:
         """
@@ -170,16 +199,34 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :return: (T, n, D) in generation order; zero for deterministic transitions
         """
 
-    def step_log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor) -> th.Tensor:
+    def sample_scored(self, features: th.Tensor, n: int = 1, begin: int = 0) -> Chain:
+        """
+        As :meth:`sample_chain`, whole chains, whose ``log_prob`` counts the transitions from step ``begin`` on alone.
+
+        :param features: (B, F)
+        :param n: chains per row of features, adjacent in the result
+        :param begin: first step that counts
+        :return: B * n chains of K + 1 states; ``log_prob`` is that of :meth:`log_prob_of` with the same ``begin``
+        """
+        if begin == 0:
+            return self.sample_chain(features, n)
+        early = self.sample_chain(features, n, end=begin)
+        late = self.sample_chain(features, n, start=early.states[-1], begin=begin)
+        # Parts of chains are normalised as the whole, so that they add up.
+        scale = self.stochastic_steps / (self.stochastic_steps - begin) if self.ratio_norm == "mean" else 1.0
+        return Chain(th.cat([early.states, late.states[1:]]), scale * late.log_prob)
+
+    def step_log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor, begin: int = 0) -> th.Tensor:
         """
         Log-density of each transition of given chains, summed over dimensions.
 
         :param condition: (S, C) from :meth:`condition`
         :param states: (K+1, n, D)
         :param owner: (n,) row of ``condition`` that each chain belongs to
-        :return: (K, n) in generation order (0 = noisiest); zero for deterministic transitions
+        :param begin: first step that counts
+        :return: (K - begin, n) in generation order (0 = noisiest); zero for deterministic transitions
         """
-        return self.transition_log_prob(condition, states, owner).sum(dim=-1)
+        return self.transition_log_prob(condition, states[begin:], owner, begin).sum(dim=-1)
 
     def step_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
         """
@@ -191,16 +238,17 @@ class GenerativeControlPolicy(nn.Module, ABC):
         """
         return self.step_log_prob_of(self.condition(features), states, owners(len(features), 1, features.device))
 
-    def log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor) -> th.Tensor:
+    def log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor, begin: int = 0) -> th.Tensor:
         """
         Normalised log-likelihood of given chains, several of which may belong to one state.
 
         :param condition: (S, C) from :meth:`condition`
         :param states: (K+1, n, D)
         :param owner: (n,) row of ``condition`` that each chain belongs to
+        :param begin: first step that counts, below the number of stochastic steps
         :return: (n,)
         """
-        return self.normalise_log_prob(self.step_log_prob_of(condition, states, owner))
+        return self.normalise_log_prob(self.step_log_prob_of(condition, states, owner, begin), begin)
 
     def chain_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
         """
@@ -222,15 +270,17 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :return: (S,), or (1,) where the noise does not depend on the state
         """
 
-    def normalise_log_prob(self, step_log_prob: th.Tensor) -> th.Tensor:
+    def normalise_log_prob(self, step_log_prob: th.Tensor, begin: int = 0) -> th.Tensor:
         """
         The one place where a chain's log-likelihood is normalised (sampling and scoring must agree).
 
-        :param step_log_prob: (K, B)
+        :param step_log_prob: (K - begin, B)
+        :param begin: first step that counts
         :return: (B,)
         """
         total = step_log_prob.sum(dim=0)
-        return total / self.likelihood_terms if self.ratio_norm == "mean" else total
+        terms = self.likelihood_terms - begin * self.action_dim
+        return total / terms if self.ratio_norm == "mean" else total
 
 
 def gaussian_log_density(x: th.Tensor, mean: th.Tensor, std: th.Tensor) -> th.Tensor:

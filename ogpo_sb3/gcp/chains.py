@@ -104,6 +104,21 @@ class GaussianChainGCP(GenerativeControlPolicy):
             log_probs.append(self.normalise_log_prob(th.stack(log_prob)))
         return Chain(th.cat(states, dim=1), th.cat(log_probs))
 
+    def _corrupt(self, actions: th.Tensor, noise: th.Tensor, time: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """The noisy action that the network sees in cloning, and what it should answer; ``time`` is broadcastable."""
+        raise NotImplementedError
+
+    def _embed_cloning_times(self, times: th.Tensor) -> th.Tensor:
+        return self.network.embed_times(times)
+
+    def cloning_residual(
+        self, condition: th.Tensor, owner: th.Tensor, actions: th.Tensor, noise: th.Tensor, times: th.Tensor
+    ) -> th.Tensor:
+        """All times in one forward pass over (times x n) rows. See the base class."""
+        x, target = self._corrupt(actions, noise, times[:, None, None])
+        output = self.network.chains(self._split(condition)[0], owner, self._embed_cloning_times(times), x)
+        return output[..., : self.action_dim] - target  # a learned score's output comes after that
+
     def transition_log_prob(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor, begin: int = 0) -> th.Tensor:
         """All transitions in one forward pass over (steps x n) rows. See the base class."""
         n = min(begin + len(states) - 1, self.stochastic_steps) - begin  # transitions that have a density

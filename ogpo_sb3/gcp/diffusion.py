@@ -136,10 +136,20 @@ class DiffusionGCP(GaussianChainGCP):
         """
         Squared error of the predicted noise at x_n = sqrt(abar_n) a + sqrt(1 - abar_n) e, one n per sample; see the base.
         """
-        step = th.randint(self.denoising_steps, (len(actions),), device=actions.device)
+        step = self.cloning_times(len(actions), actions)
         noise = th.randn_like(actions)
-        noisy = self.signal_table[step, None] * actions + self.noise_table[step, None] * noise
+        noisy, _ = self._corrupt(actions, noise, step[:, None])
         return weighted_mean((self.predicted_noise(features, noisy, self.times[step]) - noise).square(), weights)
+
+    def cloning_times(self, n: int, like: th.Tensor) -> th.Tensor:
+        """Denoising steps as whole numbers, uniform on 0 ... K-1 in generation order. See the base class."""
+        return th.randint(self.denoising_steps, (n,), device=like.device)
+
+    def _corrupt(self, actions: th.Tensor, noise: th.Tensor, time: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        return self.signal_table[time] * actions + self.noise_table[time] * noise, noise
+
+    def _embed_cloning_times(self, times: th.Tensor) -> th.Tensor:
+        return self.network.embed_times(self.times[times])
 
     def denoised(self, x: th.Tensor, noise: th.Tensor, signal_share: th.Tensor, noise_share: th.Tensor) -> th.Tensor:
         """

@@ -349,16 +349,17 @@ class FASTGCP(GenerativeControlPolicy):
         log_probs = log_probs * counted[:, :longest, None]
         return F.pad(log_probs.transpose(0, 1), (0, 0, 0, 0, 0, len(states) - longest))
 
-    def log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor) -> th.Tensor:
+    def log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor, begin: int = 0) -> th.Tensor:
         """
         See the base class.
 
         :param condition: (S, W) from :meth:`condition`
         :param states: (L, n) tokens
         :param owner: (n,) row of ``condition`` that each chain belongs to
+        :param begin: 0
         :return: (n,)
         """
-        return self._normalised(self.step_log_prob_of(condition, states, owner).sum(dim=0), states)
+        return self._normalised(self.step_log_prob_of(condition, states, owner, begin).sum(dim=0), states)
 
     def chain_log_prob(self, features: th.Tensor, states: th.Tensor) -> th.Tensor:
         """

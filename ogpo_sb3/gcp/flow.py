@@ -172,9 +172,9 @@ class FlowGCP(GaussianChainGCP):
         learned. See the base class.
         """
         x0 = th.randn_like(actions)
-        t = th.rand(len(actions), device=actions.device, dtype=actions.dtype)
-        x_t = th.lerp(x0, actions, t[:, None])
-        loss = weighted_mean((self.velocity(features, x_t, t) - (actions - x0)).square(), weights)
+        t = self.cloning_times(len(actions), actions)
+        x_t, target = self._corrupt(actions, x0, t[:, None])
+        loss = weighted_mean((self.velocity(features, x_t, t) - target).square(), weights)
         return loss if self.score_net is None else loss + self.score_loss(features, x_t, t, weights)
 
     def score_loss(self, features: th.Tensor, x: th.Tensor, t: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
@@ -194,6 +194,13 @@ class FlowGCP(GaussianChainGCP):
         noisy = x + self.score_smoothing * (1.0 - t).sqrt()[:, None] * z
         predicted = self.score_net(self.score_net.condition(features), self.score_net.embed_times(t), noisy)
         return weighted_mean((predicted - z).square(), weights)
+
+    def cloning_times(self, n: int, like: th.Tensor) -> th.Tensor:
+        """Flow times, uniform on [0, 1). See the base class."""
+        return th.rand(n, device=like.device, dtype=like.dtype)
+
+    def _corrupt(self, actions: th.Tensor, noise: th.Tensor, time: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        return th.lerp(noise, actions, time), actions - noise
 
     def _noiseless(self, x: th.Tensor, output: th.Tensor, step: int) -> th.Tensor:
         """Euler's method for the ODE."""

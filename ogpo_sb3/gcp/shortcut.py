@@ -56,6 +56,9 @@ class ShortcutGCP(FlowGCP):
 
     trained_for: ClassVar[tuple[str, ...]] = (*FlowGCP.trained_for, "max_steps")
     time_inputs: ClassVar[int] = 2
+    # Cloning is not one comparison per sample at one time.
+    cloning_residual = GenerativeControlPolicy.cloning_residual
+    cloning_times = GenerativeControlPolicy.cloning_times
 
     def __init__(
         self,

@@ -10,17 +10,18 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
+from ogpo_sb3.common.one_step import OneStepMixin
 from ogpo_sb3.common.optimization import polyak
-from ogpo_sb3.common.options import check_at_least, check_choice
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.schedules import Schedule, WarmupCosine, as_schedule
 from ogpo_sb3.critics import next_value
-from ogpo_sb3.extraction import agreement, group_advantage, penalise_q, ppo_clip_backward
-from ogpo_sb3.extraction.advantages import STRATEGIES
-from ogpo_sb3.gcp import Chain, owners, row_blocks
+from ogpo_sb3.fql import FQL
+from ogpo_sb3.ogpo.imagination import ImaginationMixin
+from ogpo_sb3.ogpo.objectives import Objective, make_objective
+from ogpo_sb3.ogpo.options import check_options, check_policy
 
 
-class OGPO(GCPOffPolicyAlgorithm):
+class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
     """
     Off-Policy Generative Policy Optimization (arXiv 2605.03065).
 
@@ -72,7 +73,13 @@ class OGPO(GCPOffPolicyAlgorithm):
     :param pretrained_policy: BC checkpoint written by ``model.policy.save``, in place of ``bc_steps``
     :param offline_ratio: share of demonstration windows in every batch
     :param max_grad_norm: gradient norms are clipped to this
-    :param extraction: objective that improves the policy; "ppo"
+    :param extraction: objective that improves the policy: "ppo" (the paper's), "aw_ogpo", "awr_fm", "fpo", "fpo++", "bptt",
+        "fql" or "best_of_n_sft" (docs/guide/extraction.md)
+    :param extraction_kwargs: its options, the fields of its class in :mod:`ogpo_sb3.ogpo.objectives`
+    :param baseline: what advantages are taken over: "group_mean", or "value", an ensemble V(s) regressed on the group's mean Q
+    :param ratio_steps: only the last so many denoising steps with noise count in the ratio of chains; None for all
+    :param entropy_coef: bonus on the mean entropy of the chain's steps; for learned noise
+    :param forward_kl_coef: coefficient of cloning chains of the slow policy
     :param precision: of an update's matrix products: "fp32"; "bf16" for critics and backward passes, where the processor or
         GPU has it; "bf16_full" for sampling and scoring too; "tf32" (GPU). Parameters and predictions are always float32
     :param async_collection: run a rollout's updates while the workers of a ``SubprocVecEnv`` execute the next decision, which
@@ -138,6 +145,11 @@ class OGPO(GCPOffPolicyAlgorithm):
         offline_ratio: float = 0.0,
         max_grad_norm: float = 10.0,
         extraction: str = "ppo",
+        extraction_kwargs: dict[str, Any] | None = None,
+        baseline: str = "group_mean",
+        ratio_steps: int | None = None,
+        entropy_coef: float = 0.0,
+        forward_kl_coef: float = 0.0,
         precision: str = "fp32",
         async_collection: bool = False,
         action_noise: ActionNoise | None = None,
@@ -160,9 +172,15 @@ class OGPO(GCPOffPolicyAlgorithm):
         self.best_of_n = best_of_n
         self.chi2_coef, self.kl_coef, self.pessimism = chi2_coef, kl_coef, pessimism
         self.q_variance_samples = q_variance_samples
-        self.extraction = extraction
+        self.extraction, self.extraction_kwargs = extraction, extraction_kwargs
+        self.baseline, self.ratio_steps = baseline, ratio_steps
+        self.entropy_coef, self.forward_kl_coef = entropy_coef, forward_kl_coef
         self._next_pessimism: Any = None  # weight of the minimum in the next TD target, a tensor (penalised variants)
-        self._check_options()
+        check_options(self, self._objective)
+        if baseline == "value":
+            policy_kwargs = {**(policy_kwargs or {}), "state_value": True}
+        if extraction == "fql":  # which acts by a network of its own
+            self.policy_aliases, self.policy_base = FQL.policy_aliases, FQL.policy_base  # type: ignore[misc]
         super().__init__(
             policy=policy,
             env=env,
@@ -212,23 +230,15 @@ class OGPO(GCPOffPolicyAlgorithm):
             _init_setup_model=_init_setup_model,
         )
 
-    def _check_options(self) -> None:
-        check_choice("advantage", self.advantage, STRATEGIES)
-        check_choice("extraction", self.extraction, ("ppo",))
-        positive = ("group_size", "best_of_n", "q_variance_samples")
-        coefficients = ("chi2_coef", "kl_coef", "pessimism")
-        check_at_least(**{name: (getattr(self, name), 1) for name in positive})
-        check_at_least(**{name: (getattr(self, name), 0) for name in coefficients})
-        if self.group_size < 2:
-            raise ValueError("group_size=1 has no advantage: a chain is compared with its group, wanted at least 2")
-        if not 0.0 <= self.slow_tau <= 1.0:
-            raise ValueError(f"slow_tau must lie in [0, 1], found {self.slow_tau}")
-        if self.chi2_coef > 0 and self.kl_coef > 0:
-            raise ValueError(f"chi2_coef={self.chi2_coef} and kl_coef={self.kl_coef} exclude each other: give one penalty")
-        if self.penalty is not None and self.advantage in ("conservative", "penultimate"):
-            raise ValueError(
-                f"advantage={self.advantage!r} looks at each head and {self.penalty}_coef mixes the heads first: choose one"
-            )
+    @property
+    def _objective(self) -> Objective:
+        """What ``extraction`` names, with its options; it has no state of its own."""
+        return make_objective(self.extraction, self.extraction_kwargs)
+
+    @property
+    def alpha(self) -> float:  # type: ignore[override]
+        """FQL's coefficient of the distillation."""
+        return getattr(self._objective, "alpha", 0.0)
 
     @property
     def penalty(self) -> str | None:
@@ -236,87 +246,66 @@ class OGPO(GCPOffPolicyAlgorithm):
         return "chi2" if self.chi2_coef > 0 else "kl" if self.kl_coef > 0 else None
 
     def _setup_model(self) -> None:
+        check_options(self, self._objective)  # ``load`` may have replaced some
         super()._setup_model()
         self.clip_schedule = as_schedule(self.clip_range, "clip_range")
-        if self.penalty is not None:
+        check_policy(self, self._objective)
+        if self.penalty is not None or self.forward_kl_coef > 0:
             self.policy.add_slow_actor()
             self._create_aliases()
+        if self.penalty is not None:
             self._next_pessimism = th.full((), 0.5, device=self.device)  # no distance from the slow policy yet
-        if self.policy.actor.gcp.ratio_norm == "sum" and self.clip_range == 0.01:
+        by_ratio = self._objective.chain_ratio
+        if by_ratio and self.policy.actor.gcp.ratio_norm == "sum" and self.clip_range == 0.01:
             warnings.warn(
                 "clip_range=0.01 is meant for ratio_norm='mean'; on the joint ratio of ratio_norm='sum' nearly every chain is "
                 f"clipped: about {0.01 * self.policy.actor.gcp.likelihood_terms:.2g} "
                 "is the same trust region",
                 stacklevel=3,
             )
-        if self.advantage == "penultimate" and self.policy.n_critics < 3:
-            raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {self.policy.n_critics}")
 
     # -- the updates, in the order of the paper's pseudocode; the round of them is common to all algorithms ------------
 
     def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
         """V(s') = Q_target(s', a') with a' from the EMA policy's SDE (A.1), averaged over several of them (4.1)."""
+        if self.extraction == "fql":
+            return self._one_step_value(batch)
         n = self.q_variance_samples
         next_actions = self.actor_ema.sample_chain(batch.next_observations, n).actions
         next_q = self.critic_target(batch.next_observations, next_actions.unflatten(0, (-1, n)))
         return next_value(next_q, self.q_agg, self._next_pessimism if n == 1 else None)
 
+    def _warm_up(self, batch_size: int) -> None:
+        super()._warm_up(batch_size)
+        if self.extraction == "fql":  # it acts from the first update on
+            self._update_one_step(self._sample(self.actor_batch_size), q_weight=0.0)
+        elif self.baseline == "value":  # advantages over an untrained one would all have one sign
+            self._run(self._value_warm_up, self._sample(self.actor_batch_size))
+
     def _update_actor(self) -> None:
+        if self.extraction == "fql":
+            return self._update_one_step_and_flow()
         clip_range = th.full((), self.clip_schedule(self._current_progress_remaining), device=self.device)
         self._run(self._actor_step, self._sample(self.actor_batch_size), self._success_batch(), clip_range)
 
     def _actor_step(
         self, batch: ChunkReplaySamples, successes: ChunkReplaySamples | None, clip_range: th.Tensor
     ) -> dict[str, th.Tensor]:
-        """Clipped objective over denoising chains drawn in imagination (3.2-3.3), plus success cloning (4.2-4.3)."""
-        with th.no_grad():
-            chain = self.actor_ema.sample_chain(batch.observations, self.group_size)
-            q = self.critic_target(batch.observations, chain.actions.unflatten(0, (-1, self.group_size)))  # (M, B, G)
-            penalty, advantage = self._advantage(q, batch, chain)  # (B, G)
-        gcp, owner = self.actor.gcp, owners(q.shape[1], self.group_size, self.device)
+        """The objective on chains drawn in imagination (3.2-3.3), success cloning (4.2-4.3) and what else is asked for."""
+        update, logged = self._imagine(batch, clip_range)
         self.actor.optimizer.zero_grad(set_to_none=True)
-        surrogate = ppo_clip_backward(
-            lambda condition, chains: gcp.log_prob_of(condition, chain.states[:, chains], owner[chains]),
-            gcp.condition(self.actor.features(batch.observations)),
-            chain.log_prob,
-            advantage.flatten(),
-            clip_range,
-            # A GPU wants the same shapes in every update, a CPU as few rows as possible, at a size that suits its caches.
-            None if chain.states.is_cuda else lambda n: row_blocks(n, chain.states, gcp.denoising_steps),
-        )
-        loss, cloning = surrogate.loss, {}
-        if successes is not None:
-            bc_loss = self._cloning_loss(successes)
-            (self.bc_coef * bc_loss).backward()
-            loss = loss + self.bc_coef * bc_loss.detach()
-            cloning = dict(bc_loss=bc_loss)
+        improved = self._objective.backward(update)
+        loss = improved["policy_loss"]
+        terms = self._regularisers(batch, successes)
+        for name, term in terms.items():
+            coef = dict(bc_loss=self.bc_coef, entropy=-self.entropy_coef, forward_kl_loss=self.forward_kl_coef)[name]
+            (coef * term).backward()
+            loss = loss + coef * term.detach()
         grad_norm = self._apply_gradient(self.actor, loss, "actor_loss")
         polyak(self.actor, self.actor_ema, self.actor_tau)
         if self.actor_slow is not None:
             polyak(self.actor, self.actor_slow, self.slow_tau)
-        return dict(
-            actor_loss=loss,
-            policy_loss=surrogate.loss,
-            actor_grad_norm=grad_norm,
-            agreement=agreement(q),
-            advantage_std=advantage.std(),
-            clip_range=clip_range,
-            **surrogate.statistics(advantage.numel(), clip_range),
-            **penalty,
-            **cloning,
-        )
-
-    def _advantage(self, q: th.Tensor, batch: ChunkReplaySamples, chain: Chain) -> tuple[dict[str, th.Tensor], th.Tensor]:
-        """(B, G) advantages; the penalised variants mix and penalise Q first (4.6) and have something to log."""
-        if self.penalty is None or self.actor_slow is None:
-            return {}, group_advantage(q, self.advantage, self.q_agg)
-        log_prob, slow_log_prob = (
-            actor.chain_log_prob(batch.observations, chain.states).view(q.shape[1:]) for actor in (self.actor, self.actor_slow)
-        )
-        penalised = penalise_q(q, log_prob - slow_log_prob, self.penalty, self.chi2_coef + self.kl_coef, self.pessimism)
-        self._next_pessimism.copy_(penalised.next_pessimism)
-        logged = dict(penalty_beta=penalised.beta, next_pessimism=penalised.next_pessimism)
-        return logged, group_advantage(penalised.q[None], self.advantage)
+        return dict(actor_loss=loss, actor_grad_norm=grad_norm, clip_range=clip_range, **logged, **improved, **terms)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()

@@ -33,6 +33,7 @@ OPTIONS = {
     "plain": (OGPO, dict()),
     "conservative, success cloning, warm-up": (OGPOCA, dict(critic_warmup_updates=6, best_of_n=2, utd_actor=0.6)),
     "chi2, fractions": (ALGORITHMS[-1], dict(utd_critic=0.7, utd_actor=0.4, policy_kwargs=dict(normalize_observations=True))),
+    "another objective": (OGPO, dict(extraction="fpo++", baseline="value", utd_actor=0.5)),
 }
 
 

@@ -1,0 +1,104 @@
+"""Refusal of OGPO's options that are out of range, contradict each other or mean nothing together."""
+
+from typing import TYPE_CHECKING
+
+import torch as th
+
+from ogpo_sb3.common.options import check_at_least, check_choice
+from ogpo_sb3.extraction.advantages import STRATEGIES
+from ogpo_sb3.gcp import GenerativeControlPolicy
+from ogpo_sb3.ogpo.objectives import Objective
+
+if TYPE_CHECKING:
+    from ogpo_sb3.ogpo.ogpo import OGPO
+
+BASELINES = ("group_mean", "value")
+
+
+def check_options(model: "OGPO", objective: Objective) -> None:
+    """
+    What can be told from the arguments alone.
+
+    :param model: whose arguments have been stored
+    :param objective: of ``extraction``
+    :raises ValueError: an impossible value or combination
+    """
+    check_choice("advantage", model.advantage, STRATEGIES)
+    check_choice("baseline", model.baseline, BASELINES)
+    positive = ("group_size", "best_of_n", "q_variance_samples")
+    coefficients = ("chi2_coef", "kl_coef", "pessimism", "entropy_coef", "forward_kl_coef")
+    check_at_least(**{name: (getattr(model, name), 1) for name in positive})
+    check_at_least(**{name: (getattr(model, name), 0) for name in coefficients})
+    if model.group_size < 2:
+        raise ValueError("group_size=1 has no advantage: a chain is compared with its group, wanted at least 2")
+    if not 0.0 <= model.slow_tau <= 1.0:
+        raise ValueError(f"slow_tau must lie in [0, 1], found {model.slow_tau}")
+    if model.chi2_coef > 0 and model.kl_coef > 0:
+        raise ValueError(f"chi2_coef={model.chi2_coef} and kl_coef={model.kl_coef} exclude each other: give one penalty")
+    if model.penalty is not None and model.advantage in ("conservative", "penultimate"):
+        raise ValueError(
+            f"advantage={model.advantage!r} looks at each head and {model.penalty}_coef mixes the heads first: choose one"
+        )
+    if model.penalty is not None and model.baseline == "value":
+        raise ValueError(f"baseline='value' knows nothing of the penalty of {model.penalty}_coef: use baseline='group_mean'")
+    _check_objective(model, objective)
+
+
+def _check_objective(model: "OGPO", objective: Objective) -> None:
+    """Options that an objective has no use for, where ignoring them would mislead."""
+    name = f"extraction={model.extraction!r}"
+    if model.penalty is not None and objective.draws != "chains":
+        raise ValueError(f"{model.penalty}_coef penalises the likelihood of chains, and {name} draws none: leave one out")
+    if objective.draws is None:
+        for option, default in (("advantage", "mean"), ("baseline", "group_mean")):
+            found = getattr(model, option)
+            if found != default:
+                raise ValueError(f"{option}={found!r} compares actions of a group, and {name} draws none: use {default!r}")
+    if model.ratio_steps is not None:
+        if not objective.chain_ratio:
+            raise ValueError(f"ratio_steps={model.ratio_steps} is a part of the ratio of chains, which {name} does not have")
+        check_at_least(ratio_steps=(model.ratio_steps, 1))
+    if model.extraction == "fql":
+        for option in ("entropy_coef", "forward_kl_coef"):
+            if getattr(model, option) > 0:
+                raise ValueError(f"{option}={getattr(model, option)} is of no use with {name}, where the flow only clones")
+    top = getattr(objective, "top", 1)
+    if top > model.group_size:
+        raise ValueError(f"top={top} of extraction_kwargs must not exceed group_size={model.group_size}")
+
+
+def check_policy(model: "OGPO", objective: Objective) -> None:
+    """
+    What the policy decides.
+
+    :param model: the algorithm, with its networks
+    :param objective: of ``extraction``
+    :raises ValueError: a policy or a generative family that the options do not suit
+    """
+    for option, value, network in (("extraction", "fql", "one_step"), ("baseline", "value", "state_value")):
+        if getattr(model, option) == value and getattr(model.policy, network, None) is None:
+            raise ValueError(
+                f"{option}={value!r} needs a policy with the network {network!r}, found one that was made without"
+            )
+    gcp: GenerativeControlPolicy = model.policy.actor.gcp
+    family = type(gcp)
+    if objective.by_cloning_error and family.cloning_residual is GenerativeControlPolicy.cloning_residual:
+        raise ValueError(
+            f"extraction={model.extraction!r} needs a cloning error per sample, as of flow and diffusion policies, "
+            f"found {family.__name__}"
+        )
+    if model.ratio_steps is not None and model.ratio_steps > gcp.stochastic_steps:
+        raise ValueError(
+            f"ratio_steps={model.ratio_steps} must not exceed the {gcp.stochastic_steps} denoising steps that have a density"
+        )
+    if model.entropy_coef > 0:
+        probe = next(gcp.parameters()).new_zeros(1, gcp.features_dim)
+        with th.enable_grad():
+            trained = gcp.entropy(gcp.condition(probe)).requires_grad
+        if not trained:
+            raise ValueError(
+                f"entropy_coef={model.entropy_coef} rewards noise that is trained, and that of this {family.__name__} is "
+                "fixed: use policy_kwargs=dict(noise_schedule='learned')"
+            )
+    if model.advantage == "penultimate" and model.policy.n_critics < 3:
+        raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {model.policy.n_critics}")

@@ -249,8 +249,8 @@ class OGPO(GCPOffPolicyAlgorithm):
                 "is the same trust region",
                 stacklevel=3,
             )
-        if self.advantage == "penultimate" and self.policy.n_critics < 3:
-            raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {self.policy.n_critics}")
+        if self.advantage == "penultimate" and self.policy.n_heads < 3:
+            raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {self.policy.n_heads}")
 
     # -- the updates, in the order of the paper's pseudocode; the round of them is common to all algorithms ------------
 

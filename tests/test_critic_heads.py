@@ -335,7 +335,7 @@ class TestAlgorithms:
             small(kind=kind, options=options)
 
     def test_more_refusals(self):
-        with pytest.raises(ValueError, match="critic_head must be one of .*, found 'c51'"):
+        with pytest.raises(ValueError, match=r"critic_head must be one of .*, found 'c51'"):
             OGPO("FlowPolicy", Reach(), policy_kwargs=dict(critic_head="c51"))
         with pytest.raises(ValueError, match="n_bins=4 is too few"):
             small(options=dict(n_bins=4), target_range=(-1.0, 0.0))

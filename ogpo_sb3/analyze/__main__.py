@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         "runs",
         nargs="+",
         metavar="RUN_OR_FILE",
-        help="folder of a run (zoo, quickstart, comparison, or any with models), or [TITLE=]FILE of model.save, save_checkpoint "
+        help="folder of a run (zoo, quickstart, comparison, any with models), or [TITLE=]FILE of model.save, save_checkpoint "
         "or policy.save; several files are stages in the order given",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures, numbers and report.md")

@@ -117,7 +117,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     """
     stages = found["stages"]
     rows, columns = columns_for(len(stages))
-    figure, axes = grid((3.5 * columns + 0.3, 3.7 * rows), rows, columns)
+    figure, axes = grid((3.5 * columns + 0.3, 3.6 * rows + 0.4), rows, columns)
     every = np.concatenate([np.array([point[:3] for point in stage["points"]], dtype=float) for stage in stages])
     low, high = min(every[:, 0].min(), every[:, 2].min()), max(every[:, 0].max(), every[:, 2].max())
     margin = 0.04 * (high - low) or 1.0
@@ -148,7 +148,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for line in axes:
         line[0].set_ylabel("discounted return that followed")
     labels = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=3 if columns > 1 else 1, frameon=False)
     save(figure, path)
 
 

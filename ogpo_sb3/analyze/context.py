@@ -1,5 +1,6 @@
 """What analyses are made from: models and episodes of the stages, loaded when they are asked for."""
 
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecNormalize
 
 from ogpo_sb3.analyze.episodes import Episodes, Observations, run_episodes, take
 from ogpo_sb3.analyze.stages import Source, Stage
 from ogpo_sb3.common.actor_value_policies import ActorValuePolicy
 from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.saving import CHECKPOINT_SUFFIX
 from ogpo_sb3.zoo.models import load_model
 
 _ROWS = 512  # rows that networks are evaluated at in one go
@@ -89,7 +90,7 @@ class Context:
             policy = model.policy
             if not isinstance(policy, GCPPolicy):
                 raise ValueError(f"{file} holds a {type(policy).__name__}, wanted a generative policy of this package")
-            if isinstance(model.get_vec_normalize_env(), VecNormalize) or list(file.parent.glob("*/vecnormalize.pkl")):
+            if _was_normalised(file):
                 raise ValueError(f"{file} was trained with VecNormalize, whose statistics the analyses do not know")
             self._models[i] = model
         return self._models[i]
@@ -142,7 +143,7 @@ class Context:
         """
         trained = [i for i, stage in enumerate(self.stages) if stage.trained]
         if not trained:
-            raise NotApplicable("it needs critics, and a policy that was saved alone has only untrained ones")
+            raise NotApplicable("it needs critics, and these models have only untrained ones")
         policy = self.model(trained[0]).policy
         if isinstance(policy, ActorValuePolicy):
             raise NotApplicable(f"it needs critics of actions, and {self.source.algo} has a value of states")
@@ -159,6 +160,14 @@ class Context:
             env_kwargs={key: str(value) for key, value in self.source.env_kwargs.items()},
             **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.settings).items()},
         )
+
+
+def _was_normalised(file: Path) -> bool:
+    """By VecNormalize: a checkpoint holds its statistics, the zoo writes them beside its models."""
+    if file.suffix == CHECKPOINT_SUFFIX:
+        with zipfile.ZipFile(file) as archive:
+            return "vec_normalize.pkl" in archive.namelist()
+    return bool(list(file.parent.glob("*/vecnormalize.pkl")))
 
 
 @th.no_grad()

@@ -23,7 +23,7 @@ def compute(context: Context) -> dict[str, Any]:
     Actions that each stage's policy explores with, at the same states.
 
     :param context: of the run
-    :return: per state its origin, the projection, and per stage the projected ``points``, their ``centre``, the ``spread`` of
+    :return: per state its origin, the projection, and by stage the projected ``points``, their ``centre``, the ``spread`` of
         the actions (root mean square distance from their mean) and the ``shift`` of that mean from the first stage's
     """
     settings = context.settings
@@ -53,7 +53,7 @@ def sampled(context: Context, i: int, observations: Observations) -> np.ndarray:
     :param context: of the run
     :param i: of a stage
     :param observations: (S, ...), or a dict of them
-    :return: (S, n_samples, D) actions in [-1, 1]: chains of the generative actor, or what an algorithm that adds something to it
+    :return: (S, n_samples, D) actions in [-1, 1]: chains of the generative actor, or what an algorithm that adds to it
         explores with; the choice among candidates is left out
     """
     policy, n = context.model(i).policy, context.settings.n_samples

@@ -125,7 +125,13 @@ def draw(found: dict[str, Any], path: Path) -> None:
         for stage, colour in zip(found["stages"], colours, strict=True):
             share = np.array(stage[f"{kind}_counts"]) / stage["n"]
             ax.stairs(share, edges, color=colour, linewidth=1.6, label=stage["title"])
-        ax.set(xlabel=label, ylabel="share of chains", xlim=(edges[0], edges[-1]), yscale="log")
+        ax.set(
+            xlabel=label,
+            ylabel="share of chains",
+            xlim=(edges[0], edges[-1]),
+            yscale="log",
+            ylim=(0.5 / found["stages"][0]["n"], 1.5),
+        )
         ax.grid(alpha=0.25)
     clip = found["stages"][-1]["clip_range"]
     if clip is not None:

@@ -101,7 +101,7 @@ def _write_report(context: Context, skipped: dict[str, str]) -> None:
         Heading(f"{source.algo} on {source.env_id}", 1),
         Table(
             ["stage", "environment steps", "file"],
-            [[stage.title, str(stage.steps) if stage.trained else "-", stage.file.name] for stage in source.stages],
+            [[stage.title, str(stage.steps) if stage.steps >= 0 else "-", stage.file.name] for stage in source.stages],
         ),
     ]
     for name, analysis in ANALYSES.items():

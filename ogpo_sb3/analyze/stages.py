@@ -11,8 +11,8 @@ from ogpo_sb3.common.saving import CHECKPOINT_SUFFIX
 from ogpo_sb3.zoo import ALGORITHMS
 from ogpo_sb3.zoo.models import about_checkpoint
 
-# A comparison keeps these of a run beside things that are no models.
-_NOT_STAGES = ("best_model.zip",)
+_NOT_STAGES = ("best_model.zip",)  # one of the others again
+_CRITIC_UPDATES = ("_n_updates", "_n_warmup_updates", "_n_critic_pretrain_updates")
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Stage:
     """
     :param title: in pictures and tables
     :param file: zip of ``model.save``, checkpoint, or zip of ``model.policy.save``
-    :param steps: environment steps of fine-tuning behind it
-    :param trained: its critics and its online actor are those of the run: false for a policy that was saved alone
+    :param steps: environment steps of fine-tuning behind it; -1 for a policy that was saved alone
+    :param trained: its critics have been updated
     """
 
     title: str
@@ -116,7 +116,7 @@ def _in_folder(folder: Path) -> list[Stage]:
         for pattern in ("*.zip", f"*{CHECKPOINT_SUFFIX}")
         for path in (*folder.glob(pattern), *folder.glob(f"checkpoints/{pattern}"))
     ]
-    found: dict[tuple[int, bool], Stage] = {}
+    found: dict[int, Stage] = {}
     for path in sorted(files):
         if path.name in _NOT_STAGES:
             continue
@@ -124,7 +124,7 @@ def _in_folder(folder: Path) -> list[Stage]:
             stage = _stage(path)
         except ValueError:
             continue  # another kind of archive, demonstrations say
-        found.setdefault((stage.steps, stage.trained), stage)
+        found.setdefault(stage.steps, stage)
     if not found:
         raise ValueError(f"{folder} holds no model: wanted files of model.save, save_checkpoint or policy.save")
     return [found[key] for key in sorted(found)]
@@ -136,23 +136,26 @@ def _stage(path: Path, title: str | None = None) -> Stage:
     :param title: None for one that says how many steps are behind it
     """
     if path.suffix == CHECKPOINT_SUFFIX:
-        steps, trained = int(about_checkpoint(path)["num_timesteps"]), True
+        about_checkpoint(path)
+        with zipfile.ZipFile(path) as archive, archive.open("model.zip") as model:
+            steps, trained = _progress(model, path)
     else:
-        steps, trained = _steps_of(path)
-    return Stage(title or (steps_text(steps) if trained else "cloned"), path, steps, trained)
+        steps, trained = _progress(path, path)
+    return Stage(title or (steps_text(steps) if steps >= 0 else "cloned"), path, steps, trained)
 
 
-def _steps_of(path: Path) -> tuple[int, bool]:
-    """Steps of a model's zip, and whether it is one; a policy's has none."""
+def _progress(file: Any, path: Path) -> tuple[int, bool]:
+    """Environment steps of a model's zip, -1 for a policy's, and whether its critics have been updated."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             if "data" in names:
-                return int(json.loads(archive.read("data"))["num_timesteps"]), True
+                data = json.loads(archive.read("data"))
+                return int(data["num_timesteps"]), any(data.get(counter, 0) > 0 for counter in _CRITIC_UPDATES)
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ValueError(f"{path} should be a model file, found another kind of file") from error
     if any(name.endswith("data.pkl") for name in names):  # torch.save's archive
-        return 0, False
+        return -1, False
     raise ValueError(f"{path} should be a model file, found another kind of archive")
 
 

@@ -82,7 +82,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for ax, state in zip(axes[0], states, strict=True):
         for stage, colour, title in zip(state["stages"], colours, titles, strict=True):
             points = np.array(stage["points"])
-            ax.scatter(points[:, 0], points[:, 1], s=7, alpha=0.3, color=colour, linewidths=0)
+            ax.scatter(points[:, 0], points[:, 1], s=9, alpha=0.4, color=colour, linewidths=0)
             ax.scatter(*stage["centre"], s=70, color=colour, edgecolors="black", linewidths=0.8, zorder=4, label=title)
         centres = np.array([stage["centre"] for stage in state["stages"]])
         ax.plot(centres[:, 0], centres[:, 1], color="black", linewidth=0.9, zorder=3)

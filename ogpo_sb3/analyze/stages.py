@@ -3,7 +3,7 @@
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,10 @@ def _in_folder(folder: Path) -> list[Stage]:
         found.setdefault(stage.steps, stage)
     if not found:
         raise ValueError(f"{folder} holds no model: wanted files of model.save, save_checkpoint or policy.save")
-    return [found[key] for key in sorted(found)]
+    stages = [found[key] for key in sorted(found)]
+    if len({stage.title for stage in stages}) < len(stages):  # rounded to the same
+        stages = [stage if stage.steps < 0 else replace(stage, title=f"{stage.steps} steps") for stage in stages]
+    return stages
 
 
 def _stage(path: Path, title: str | None = None) -> Stage:
@@ -164,7 +167,7 @@ def steps_text(steps: int) -> str:
     :param steps: environment steps
     :return: in thousands, or as they are below a thousand
     """
-    return f"{steps / 1000:.4g}k steps" if steps >= 1000 else f"{steps} steps"
+    return f"{steps / 1000:.3g}k steps" if steps >= 1000 else f"{steps} steps"
 
 
 def _checkpoints_algorithm(stages: Sequence[Stage]) -> str | None:

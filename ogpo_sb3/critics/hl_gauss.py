@@ -89,9 +89,11 @@ class HLGaussEnsemble(CriticEnsemble):
         logits = self.outputs(features, actions)
         log_probs = logits.log_softmax(dim=-1)
         losses = [self._cross_entropy(log_probs, regression) for regression in regressions]
-        first = regressions[0].target
-        outside = ((first < self.v_min) | (first > self.v_max)).float().mean()
-        return Fit(weighted_sum(regressions, losses), self.read_out(logits), dict(clamped_targets=outside))
+        return Fit(weighted_sum(regressions, losses), self.read_out(logits), self._logged(regressions[0].target))
+
+    def _logged(self, target: th.Tensor) -> dict[str, th.Tensor]:
+        outside = (target < self.v_min) | (target > self.v_max)
+        return dict(clamped_targets=outside.float().mean())
 
     def _cross_entropy(self, log_probs: th.Tensor, regression: Regression) -> th.Tensor:
         target = regression.target.detach()

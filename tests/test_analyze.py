@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
-from ogpo_sb3 import DPPO, DSRL, EXPO, OGPO, evaluate
+from ogpo_sb3 import DPPO, DSRL, EXPO, OGPO, ChunkActionWrapper, evaluate
 from ogpo_sb3.analyze import ANALYSES, analyse, calibration, denoising, find, projection, ratios
 from ogpo_sb3.analyze import report as report_module
 from ogpo_sb3.analyze.__main__ import main
@@ -18,6 +18,7 @@ from ogpo_sb3.analyze.context import Context, Settings
 from ogpo_sb3.analyze.episodes import Episodes, run_episodes
 from ogpo_sb3.analyze.projection import PCA
 from ogpo_sb3.zoo.models import load_model
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from tests.registered_toys import REACH
 from tests.toys import reach_demonstrations
@@ -26,7 +27,7 @@ GAMMA = 0.9
 SMALL = dict(n_episodes=4, n_states=2, n_samples=30, projection="pca")
 
 
-def small(algorithm=OGPO, **kwargs):
+def small(algorithm=OGPO, env=None, **kwargs):
     given = dict(chunk_size=3, gamma=GAMMA, seed=0, device="cpu", bc_learning_rate=3e-3)
     if algorithm is not DPPO:
         given |= dict(learning_starts=40, batch_size=32, actor_batch_size=8, learning_rate=2e-4)
@@ -35,7 +36,7 @@ def small(algorithm=OGPO, **kwargs):
     policy = dict(net_arch=[32], denoising_steps=3)
     if algorithm is not DPPO:
         policy |= dict(n_critics=3)
-    return algorithm("FlowPolicy", gym.make(REACH), policy_kwargs=policy, **{**given, **kwargs})
+    return algorithm("FlowPolicy", gym.make(REACH) if env is None else env, policy_kwargs=policy, **{**given, **kwargs})
 
 
 @pytest.fixture(scope="module")
@@ -352,6 +353,20 @@ class TestCommand:
         assert ("calibration" in found) == (algorithm is EXPO)
         same = found["distributions"]["states"][0]["stages"]
         assert same[0]["points"] == same[1]["points"], "equal models and draws"
+
+    def test_dictionary_observations(self, tmp_path):
+        keyed = REACH.replace("Reach-v0", "Keyed-v0")
+        model = small(env=gym.make(keyed)).learn(46)
+        model.save(tmp_path / "first.zip")
+        model.learn(10, reset_num_timesteps=False).save(tmp_path / "second.zip")
+        found = analyse(find([tmp_path], "ogpo", keyed), tmp_path / "out", Settings(**SMALL))
+        assert list(found) == list(ANALYSES)
+
+    def test_observations_that_vecnormalize_scaled_are_refused(self, tmp_path):
+        env = VecNormalize(DummyVecEnv([lambda: ChunkActionWrapper(gym.make(REACH), 3)]))
+        path = small(env=env).save_checkpoint(tmp_path / "run_0_steps")
+        with pytest.raises(ValueError, match="was trained with VecNormalize, whose statistics the analyses do not know"):
+            analyse(find([path], "ogpo", REACH), tmp_path / "out", Settings(**SMALL), only=["denoising"])
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

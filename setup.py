@@ -22,6 +22,7 @@ EXTRAS = {
     "data": ["minari[hdf5]>=0.5.3", "h5py>=3.10", "zarr>=3"],
     "video": ["imageio[ffmpeg]>=2.34"],
     "zoo": ["rl_zoo3[plots]>=2.9,<3", "optuna>=4", "requests", "rliable>=1.2", "tensorboard>=2.16"],
+    "analyze": ["umap-learn>=0.5.7"],  # maps of actions; principal components without it
     "compare": ["rliable>=1.2", "pyyaml"],
     "ray": ["ray>=2.40"],
     "dev": ["build", "codespell", "mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff", "types-PyYAML"],
@@ -29,7 +30,8 @@ EXTRAS = {
     "docs": ["furo", "myst-parser>=4", "sphinx>=7", "sphinx-copybutton"],
 }
 # What the tests need; `make test` adds robosuite, robomimic and LIBERO without dependencies.
-EXTRAS["all"] = sorted({requirement for name, group in EXTRAS.items() if name != "benchmark" for requirement in group})
+_WITHOUT = ("analyze", "benchmark")
+EXTRAS["all"] = sorted({requirement for name, group in EXTRAS.items() if name not in _WITHOUT for requirement in group})
 
 # Where zoo_configs, which is at the root for everyone to see, lies in an installed package (ogpo_sb3/zoo/configs.py).
 CONFIGS = {"ogpo_sb3.zoo_configs": "zoo_configs", "ogpo_sb3.zoo_configs.quick": "zoo_configs/quick"}

@@ -5,10 +5,8 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from ogpo_sb3.demos import _keyword
 from ogpo_sb3.evaluation.video import Video, record
@@ -68,30 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def load_model(algo: str, file: str | Path, env: gym.Env) -> BaseAlgorithm:
-    """A model from a file.
-
-    :param algo: zoo id of an algorithm of this package, or name of one of Stable-Baselines3's or sb3-contrib's.
-    :param file: zip of ``model.save``, or of ``model.policy.save``, which becomes an untrained model with that policy.
-    :param env: an environment of single steps.
-    :raises ValueError: an unknown algorithm or no such file.
-    """
-    file = Path(file).expanduser()
-    if not file.exists() and file.with_suffix(".zip").exists():
-        file = file.with_suffix(".zip")
-    if not file.exists():
-        raise ValueError(f"{file}: there is no such model file")
-    algorithm = _algorithm(algo)
-    from ogpo_sb3.common.policy_files import read_policy_file
-
-    try:
-        read_policy_file(file)
-    except ValueError:
-        custom: dict[str, Any] = {"buffer_size": 1} if hasattr(algorithm, "load_replay_buffer") else {}
-        return algorithm.load(file, device="cpu", custom_objects=custom)
-    return algorithm("FlowPolicy", env, pretrained_policy=str(file), buffer_size=1000, device="cpu")  # type: ignore[call-arg]
-
-
 def _record(options: argparse.Namespace) -> Video:
     if options.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, found {options.episodes}")
@@ -101,6 +75,8 @@ def _record(options: argparse.Namespace) -> Video:
         raise ValueError(f"the models need different titles, found {[title for title, _ in named]}: write TITLE=FILE")
     env = gym.make(options.env, render_mode="rgb_array", **env_kwargs)
     try:
+        from ogpo_sb3.zoo.models import load_model
+
         models = {title: load_model(options.algo, file, env) for title, file in named}
         return record(
             models,
@@ -125,26 +101,6 @@ def _titles(arguments: Sequence[str]) -> list[tuple[str, str]]:
         (title, file) if mark else ("" if len(arguments) == 1 else Path(title).stem, title) for title, mark, file in pairs
     ]
     return named
-
-
-def _algorithm(name: str) -> type[BaseAlgorithm]:
-    import stable_baselines3
-
-    from ogpo_sb3.zoo import ALGORITHMS
-
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    found = getattr(stable_baselines3, name.upper(), None)
-    if found is None:
-        try:
-            import sb3_contrib
-        except ImportError:
-            pass
-        else:
-            found = getattr(sb3_contrib, name.upper(), None)
-    if found is None:
-        raise ValueError(f"there is no algorithm {name!r}, wanted one of {', '.join(ALGORITHMS)} or Stable-Baselines3's")
-    return found
 
 
 if __name__ == "__main__":

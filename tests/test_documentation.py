@@ -12,6 +12,7 @@ from pathlib import Path
 import ogpo_sb3
 import pytest
 from ogpo_sb3.envs.registry import TASKS
+from ogpo_sb3.critics import HLGaussEnsemble
 from ogpo_sb3.extraction.ppo_clip import Surrogate
 from ogpo_sb3.ogpo.objectives import OBJECTIVES
 from ogpo_sb3.zoo import ALGORITHMS
@@ -33,7 +34,12 @@ SECTIONS = (
     "Parameters",
     "Policies",
 )
-SHARED = "ogpo_sb3.common.updates", "ogpo_sb3.common.async_collection", "ogpo_sb3.common.off_policy"
+SHARED = (
+    "ogpo_sb3.critics.hl_gauss",
+    "ogpo_sb3.common.updates",
+    "ogpo_sb3.common.async_collection",
+    "ogpo_sb3.common.off_policy",
+)
 
 
 def title(path):
@@ -139,7 +145,7 @@ def called(tree, *methods):
 
 def logged_by(algorithm):
     """Logged names by the module that logs them, read off the source: what steps of training return, what is recorded."""
-    classes = [cls for cls in algorithm.__mro__ if cls.__module__.startswith("ogpo_sb3.")] + [Surrogate]
+    classes = [cls for cls in algorithm.__mro__ if cls.__module__.startswith("ogpo_sb3.")] + [Surrogate, HLGaussEnsemble]
     classes += OBJECTIVES.values() if issubclass(algorithm, ogpo_sb3.OGPO) else []
     trees = [(cls.__module__, ast.parse(textwrap.dedent(inspect.getsource(cls)))) for cls in classes]
     prefixes = {arg.value for _, tree in trees for arg in called(tree, "_improve") if isinstance(arg, ast.Constant)}

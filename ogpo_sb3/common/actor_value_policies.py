@@ -45,6 +45,10 @@ class ActorValuePolicy(GCPPolicy):
             raise ValueError("use_sde=True is not supported: a generative policy explores by the noise of its steps")
         if kwargs.get("best_of_n", 1) != 1:
             raise ValueError(f"best_of_n={kwargs['best_of_n']} ranks candidates by critics, which this policy does not have")
+        if kwargs.get("critic_head", "mse") != "mse":
+            raise ValueError(
+                f"critic_head={kwargs['critic_head']!r} is of critics of actions, which this policy does not have"
+            )
         if isinstance(net_arch, dict) and "vf" in net_arch:
             net_arch = {"pi": net_arch["pi"], "qf": net_arch["vf"]}
         super().__init__(observation_space, action_space, lr_schedule, net_arch, n_critics=n_critics, **kwargs)
@@ -58,6 +62,9 @@ class ActorValuePolicy(GCPPolicy):
         self.critic = self.make_critic()
         self.actor.optimizer = self.make_optimizer(self.actor, lr_schedule(1), weight_decay=0.0)
         self.critic.optimizer = self.make_optimizer(self.critic, lr_schedule(1), weight_decay=1e-5)
+
+    def _head_kwargs(self) -> dict[str, Any]:
+        return {}
 
     @property
     def critic_target(self) -> ChunkValue:  # type: ignore[override]

@@ -59,11 +59,11 @@ class CriticPretrainingMixin(UpdatesMixin):
     def _pretraining_critic_step(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
         """A critic step, with Cal-QL's term where that is switched on."""
         target = self._target(batch)
-        q = self.critic(batch.observations, batch.actions)
-        loss = self._value_loss(q, target, batch)
+        fit = self.critic.loss(batch.observations, batch.actions, *self._regressions(target, batch))
         if self.calql_coef > 0:
-            loss = loss + self.calql_coef * self._conservative_gap(batch, q)
-        return self._apply_critic_loss(loss, q, target)
+            q = fit.values if fit.values.requires_grad else self.critic(batch.observations, batch.actions)
+            fit = fit._replace(loss=fit.loss + self.calql_coef * self._conservative_gap(batch, q))
+        return self._apply_critic_loss(fit, target)
 
     def _conservative_gap(self, batch: ChunkReplaySamples, q: th.Tensor) -> th.Tensor:
         """Cal-QL's term with uniform actions and actions of the policy at this state and at the next."""

@@ -14,7 +14,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from ogpo_sb3.critics import CriticEnsemble
+from ogpo_sb3.critics import CriticEnsemble, Fit, Regression, make_ensemble
 from ogpo_sb3.envs.chunking import chunk_size_of
 from ogpo_sb3.gcp import Chain, GenerativeControlPolicy, owners, row_blocks
 
@@ -216,6 +216,8 @@ class ChunkCritic(FeatureModel):
     :param net_arch: widths of the hidden layers
     :param layer_norm: LayerNorm in the critics
     :param activation_fn: activation of the critics
+    :param head: kind of the heads, see :class:`ogpo_sb3.common.policies.GCPPolicy`
+    :param head_kwargs: its options
     """
 
     def __init__(
@@ -225,13 +227,13 @@ class ChunkCritic(FeatureModel):
         net_arch: Sequence[int],
         layer_norm: bool,
         activation_fn: type[nn.Module],
+        head: str = "mse",
+        head_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        action_dim = get_action_dim(self.action_space)
-        self.ensemble = CriticEnsemble(
-            self.features_extractor.features_dim, action_dim, n_critics, net_arch, layer_norm, activation_fn
-        )
+        dims = self.features_extractor.features_dim, get_action_dim(self.action_space)
+        self.ensemble = make_ensemble(head, head_kwargs, *dims, n_critics, net_arch, layer_norm, activation_fn)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -240,6 +242,16 @@ class ChunkCritic(FeatureModel):
         :return: (M, B), or (M, B, G)
         """
         return self.ensemble(self.features(obs), actions)
+
+    def loss(self, obs: PyTorchObs, actions: th.Tensor, *regressions: Regression) -> Fit:
+        """
+        The heads' own loss.
+
+        :param obs: observations (B)
+        :param actions: (B, D)
+        :param regressions: what the values are regressed on
+        """
+        return self.ensemble.loss(self.features(obs), actions, *regressions)
 
 
 class ChunkValue(FeatureModel):

@@ -33,6 +33,7 @@ from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.saving import SavingMixin
 from ogpo_sb3.common.schedules import Schedule, as_schedule
 from ogpo_sb3.common.updates import UpdatesMixin
+from ogpo_sb3.critics.heads import with_support
 
 SelfGCP = TypeVar("SelfGCP", bound="GCPOffPolicyAlgorithm")
 
@@ -173,6 +174,7 @@ class GCPOffPolicyAlgorithm(
             mc_coef=(mc_coef, 0),
         )
         check_targets(q_agg, target_range)
+        policy_kwargs = with_support(policy_kwargs, target_range)
         check_critic_pretraining(critic_pretrain_updates, calql_coef, demonstrations)
         misplaced = sorted(set(policy_kwargs or {}) & set(self.policy_settings))
         if misplaced:
@@ -266,7 +268,7 @@ class GCPOffPolicyAlgorithm(
             self.replay_buffer_class = ChunkReplayBuffer
         self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "chunk_size": self.chunk_size, "gamma": self.gamma}
         super()._setup_model()
-        check_heads(self.q_agg, self.policy.n_critics)
+        check_heads(self.q_agg, self.policy.n_heads)
         for name in self.policy_settings:
             setattr(self.policy, name, getattr(self, name))
         self._create_aliases()

@@ -45,6 +45,10 @@ class GCPPolicy(BoundedPolicy):
     :param activation_fn: activation of actor and critics
     :param n_critics: M, heads of the ensemble
     :param critic_layer_norm: LayerNorm in the critics
+    :param critic_head: what the critics learn by: "mse", squared errors; "hl_gauss", histograms of values; "mip_q", regression
+        in two steps
+    :param critic_head_kwargs: its options, see :class:`ogpo_sb3.critics.HLGaussEnsemble` and
+        :class:`ogpo_sb3.critics.MIPQEnsemble`
     :param features_extractor_class: chosen from the observation space when None
     :param features_extractor_kwargs: its arguments
     :param normalize_images: divide uint8 images by 255
@@ -88,6 +92,8 @@ class GCPPolicy(BoundedPolicy):
         activation_fn: type[nn.Module] = nn.GELU,
         n_critics: int = 10,
         critic_layer_norm: bool = True,
+        critic_head: str = "mse",
+        critic_head_kwargs: dict[str, Any] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -125,6 +131,7 @@ class GCPPolicy(BoundedPolicy):
         self.activation_fn = activation_fn
         self.n_critics = n_critics
         self.critic_layer_norm = critic_layer_norm
+        self.critic_head, self.critic_head_kwargs = critic_head, critic_head_kwargs
         self.normalize_observations = normalize_observations
         self.actor_keys, self.critic_keys = actor_keys, critic_keys
         self.best_of_n, self.subsample_bon = best_of_n, subsample_bon
@@ -179,7 +186,17 @@ class GCPPolicy(BoundedPolicy):
             net_arch=net_arch if self.critic_net_arch is None else self.critic_net_arch,
             layer_norm=self.critic_layer_norm,
             activation_fn=self.activation_fn,
+            **self._head_kwargs(),
         )
+
+    def _head_kwargs(self) -> dict[str, Any]:
+        """Of the critics; a subclass without critics of actions has none."""
+        return dict(head=self.critic_head, head_kwargs=self.critic_head_kwargs)
+
+    @property
+    def n_heads(self) -> int:
+        """Values that the critics give of an action: ``n_critics``, times the noises of an implicit ensemble."""
+        return self.critic.ensemble.n_heads
 
     def make_gaussian(self, context_dim: int = 0) -> TanhGaussian:
         """
@@ -304,6 +321,8 @@ class GCPPolicy(BoundedPolicy):
             activation_fn=self.activation_fn,
             n_critics=self.n_critics,
             critic_layer_norm=self.critic_layer_norm,
+            critic_head=self.critic_head,
+            critic_head_kwargs=self.critic_head_kwargs,
             features_extractor_class=self.features_extractor_class,
             features_extractor_kwargs=self.features_extractor_kwargs,
             normalize_observations=self.normalize_observations,
@@ -386,7 +405,7 @@ class GCPPolicy(BoundedPolicy):
         """
         q = (self.critic_target if critic is None else critic)(observation, candidates)
         if how is None:
-            how = "subsample" if self.subsample_bon and self.n_critics > 1 else "min"
+            how = "subsample" if self.subsample_bon and len(q) > 1 else "min"
         # Flattened, so that the random pair of heads is independent per candidate (OGPO 4.4).
         score = aggregate(q.flatten(1), how).view(q.shape[1:])
         return candidates[th.arange(len(candidates), device=candidates.device), score.argmax(dim=1)]

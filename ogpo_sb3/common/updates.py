@@ -21,7 +21,7 @@ from ogpo_sb3.common.precision import matmul_precision
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.sampling import concatenate_samples
 from ogpo_sb3.common.schedules import Schedule, schedule_value
-from ogpo_sb3.critics import td_loss, td_target
+from ogpo_sb3.critics import Fit, Regression, td_target
 
 # On a GPU metrics are read at logs, and after this many updates where logs are rarer.
 _UPDATES_BETWEEN_READS = 200
@@ -96,8 +96,8 @@ class UpdatesMixin(OffPolicyAlgorithm):
     def _critic_step(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
         """TD learning over chunks (OGPO A.1): y = R + gamma^k (1 - done) V(s'), V by the algorithm's :meth:`_next_value`."""
         target = self._target(batch)
-        q = self.critic(batch.observations, self._criticised(batch))
-        return self._apply_critic_loss(self._value_loss(q, target, batch), q, target)
+        fit = self.critic.loss(batch.observations, self._criticised(batch), *self._regressions(target, batch))
+        return self._apply_critic_loss(fit, target)
 
     def _target(self, batch: ChunkReplaySamples) -> th.Tensor:
         """(B,) TD targets, without gradient, within ``target_range``."""
@@ -105,24 +105,25 @@ class UpdatesMixin(OffPolicyAlgorithm):
             target = td_target(self._rewards(batch), batch.discounts[:, 0], batch.dones[:, 0], self._next_value(batch))
         return target if self.target_range is None else target.clamp(*self.target_range)
 
-    def _value_loss(self, q: th.Tensor, target: th.Tensor, batch: ChunkReplaySamples) -> th.Tensor:
-        """Squared TD errors and, by ``mc_coef``, those to the Monte-Carlo returns of finished episodes (OGPO 2.6)."""
-        loss = td_loss(q, target)
+    def _regressions(self, target: th.Tensor, batch: ChunkReplaySamples) -> list[Regression]:
+        """TD targets and, by ``mc_coef``, Monte-Carlo returns of finished episodes (OGPO 2.6)."""
+        regressions = [Regression(target)]
         if self.mc_coef > 0:
-            loss = loss + self.mc_coef * td_loss(q, batch.mc_returns[:, 0], batch.mc_valid[:, 0])
-        return loss
+            regressions.append(Regression(batch.mc_returns[:, 0], batch.mc_valid[:, 0], self.mc_coef))
+        return regressions
 
-    def _apply_critic_loss(self, loss: th.Tensor, q: th.Tensor, target: th.Tensor) -> dict[str, th.Tensor]:
+    def _apply_critic_loss(self, fit: Fit, target: th.Tensor) -> dict[str, th.Tensor]:
         """A gradient step on the critics, the targets' step towards them, and what is logged."""
-        grad_norm = self._optimise(self.critic, loss, "critic_loss")
+        grad_norm = self._optimise(self.critic, fit.loss, "critic_loss")
         polyak(self.critic, self.critic_target, self.tau)
-        q = q.detach()
+        q = fit.values.detach()
         return dict(
-            critic_loss=loss,
+            critic_loss=fit.loss,
             q_mean=q.mean(),
             q_std=q.std(dim=0, unbiased=False).mean(),
             target_mean=target.mean(),
             critic_grad_norm=grad_norm,
+            **fit.logged,
         )
 
     def _criticised(self, batch: ChunkReplaySamples) -> th.Tensor:

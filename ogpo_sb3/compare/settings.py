@@ -36,8 +36,25 @@ GIVEN = {"self", "args", "kwargs", "policy", "env", "seed", "device", "verbose",
 GIVEN |= {"demonstrations", "pretrained_policy", "policy_kwargs"}
 # Arguments of a policy that neither its networks nor cloning know of.
 NOT_CLONED = {"n_critics", "critic_net_arch", "critic_layer_norm", "noise_std", "noise_schedule", "sde_correction"}
-NOT_CLONED |= {"ratio_norm", "clip_intermediate", "noise_clip", "best_of_n", "subsample_bon", "slow_actor", "critic_keys"}
-NOT_NETWORKS = NOT_CLONED - {"n_critics", "critic_net_arch", "critic_layer_norm", "critic_keys"}
+NOT_CLONED |= {
+    "critic_head",
+    "critic_head_kwargs",
+    "ratio_norm",
+    "clip_intermediate",
+    "noise_clip",
+    "best_of_n",
+    "subsample_bon",
+    "slow_actor",
+    "critic_keys",
+}
+NOT_NETWORKS = NOT_CLONED - {
+    "n_critics",
+    "critic_net_arch",
+    "critic_layer_norm",
+    "critic_keys",
+    "critic_head",
+    "critic_head_kwargs",
+}
 NOT_NETWORKS |= {"optimizer_class", "optimizer_kwargs"}
 REWARD = ("reward", "reward_scale", "success_bonus")  # arguments of environments that cloning does not depend on
 

@@ -6,6 +6,8 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+from ogpo_sb3.critics.regression import Fit, Regression, td_loss, weighted_sum
+
 Q_AGGREGATIONS = ("mean", "min", "subsample")
 
 
@@ -73,6 +75,9 @@ class CriticEnsemble(nn.Module):
     :param net_arch: widths of the hidden layers
     :param layer_norm: LayerNorm before each activation
     :param activation_fn: activation
+    :param n_outputs: of a head's network; other kinds of heads have more than a value
+    :param n_inputs: E, inputs beside state and actions, of which each head has its own
+    :raises ValueError: no head, or a layer without width
     """
 
     def __init__(
@@ -83,6 +88,8 @@ class CriticEnsemble(nn.Module):
         net_arch: Sequence[int] = (512, 512, 512, 512),
         layer_norm: bool = True,
         activation_fn: type[nn.Module] = nn.GELU,
+        n_outputs: int = 1,
+        n_inputs: int = 0,
     ):
         super().__init__()
         if n_critics < 1:
@@ -94,14 +101,19 @@ class CriticEnsemble(nn.Module):
         # Precision of the hidden layers' products, set for the duration of an update; None: that of the parameters.
         self.matmul_dtype: th.dtype | None = None
         layers: list[nn.Module] = []
-        in_dim = features_dim + action_dim
+        in_dim = features_dim + action_dim + n_inputs
         for width in net_arch:
             layers.append(EnsembleLinear(n_critics, in_dim, width))
             if layer_norm:
                 layers.append(EnsembleLayerNorm(n_critics, width))
             layers.append(activation_fn())
             in_dim = width
-        self.net = nn.Sequential(*layers, EnsembleLinear(n_critics, in_dim, 1))
+        self.net = nn.Sequential(*layers, EnsembleLinear(n_critics, in_dim, n_outputs))
+
+    @property
+    def n_heads(self) -> int:
+        """First dimension of what :meth:`forward` gives."""
+        return self.n_critics
 
     def forward(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """
@@ -109,44 +121,94 @@ class CriticEnsemble(nn.Module):
         :param actions: (S, D) in [-1, 1], or (S, G, D) for G actions per state
         :return: (M, S), or (M, S, G)
         """
-        group, rows = actions.shape[1:-1].numel(), actions.shape[:-1].numel()
-        in_blocks = rows >= CPU_ROWS // 2 and features.device.type == "cpu" and not th.is_grad_enabled()
-        evaluate = self._evaluate_in_blocks if in_blocks else self._evaluate
-        return evaluate(features, actions.reshape(rows, -1), group).view(self.n_critics, *actions.shape[:-1])
+        return self.values(features, actions)
 
-    def _evaluate(self, features: th.Tensor, actions: th.Tensor, group: int) -> th.Tensor:
-        """All heads and rows at once: features (S, F) and actions (S * group, D) to (M, S * group)."""
+    def loss(self, features: th.Tensor, actions: th.Tensor, *regressions: Regression) -> Fit:
+        """
+        How far the heads are from their targets: mean squared errors, the first with coefficient 1.
+
+        :param features: (B, F)
+        :param actions: (B, D) in [-1, 1]
+        :param regressions: what the values are regressed on
+        """
+        q = self(features, actions)
+        return Fit(weighted_sum(regressions, [td_loss(q, r.target, r.weights) for r in regressions]), q, {})
+
+    def read_out(self, outputs: th.Tensor) -> th.Tensor:
+        """
+        :param outputs: (..., n_outputs) of the networks
+        :return: (...) values
+        """
+        return outputs.squeeze(-1)
+
+    def values(self, features: th.Tensor, actions: th.Tensor, inputs: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param features: (S, F)
+        :param actions: (S, D), or (S, G, D)
+        :param inputs: (M, S, E), or (M, S, G, E): each head's further inputs
+        :return: (M, S), or (M, S, G)
+        """
+        rows = actions.shape[:-1].numel()
+        in_blocks = rows >= CPU_ROWS // 2 and features.device.type == "cpu" and not th.is_grad_enabled()
+        if not in_blocks:
+            return self.read_out(self.outputs(features, actions, inputs))
+        flat = None if inputs is None else inputs.reshape(self.n_critics, rows, -1)
+        group = actions.shape[1:-1].numel()
+        return self._values_in_blocks(features, actions.reshape(rows, -1), group, flat).view(-1, *actions.shape[:-1])
+
+    def outputs(self, features: th.Tensor, actions: th.Tensor, inputs: th.Tensor | None = None) -> th.Tensor:
+        """
+        All heads and rows at once; arguments as of :meth:`values`.
+
+        :param features: (S, F)
+        :param actions: (S, D), or (S, G, D)
+        :param inputs: (M, S, E), or (M, S, G, E)
+        :return: (M, S, n_outputs), or (M, S, G, n_outputs)
+        """
+        group, rows = actions.shape[1:-1].numel(), actions.shape[:-1].numel()
+        flat = None if inputs is None else inputs.reshape(self.n_critics, rows, -1)
+        outputs = self._evaluate(features, actions.reshape(rows, -1), group, flat)
+        return outputs.view(self.n_critics, *actions.shape[:-1], -1)
+
+    def _evaluate(self, features: th.Tensor, actions: th.Tensor, group: int, inputs: th.Tensor | None) -> th.Tensor:
+        """Features (S, F), actions (S * group, D) and inputs (M, S * group, E) to (M, S * group, n_outputs)."""
         first, *later = self.net
         assert isinstance(first, EnsembleLinear)
         weight, bias = first.weight, first.bias
+        end = self.features_dim + actions.shape[-1]
         shared = th.baddbmm(bias, features.expand(self.n_critics, *features.shape), weight[:, : self.features_dim])
         if group > 1:
             shared = shared.repeat_interleave(group, dim=1)
-        x = th.baddbmm(shared, actions.expand(self.n_critics, *actions.shape), weight[:, self.features_dim :])
+        x = th.baddbmm(shared, actions.expand(self.n_critics, *actions.shape), weight[:, self.features_dim : end])
+        if inputs is not None:
+            x = th.baddbmm(x, inputs, weight[:, end:])
         if not later:
-            return x.squeeze(-1)
+            return x
         x = x.to(self.matmul_dtype or x.dtype)
         for layer in later[:-1]:
             x = layer(x)
-        return later[-1](x.to(actions.dtype)).squeeze(-1)
+        return later[-1](x.to(actions.dtype))
 
-    def _evaluate_in_blocks(self, features: th.Tensor, actions: th.Tensor, group: int) -> th.Tensor:
-        """As :meth:`_evaluate`, head by head and block by block, without gradient."""
+    def _values_in_blocks(self, features: th.Tensor, actions: th.Tensor, group: int, inputs: th.Tensor | None) -> th.Tensor:
+        """As :meth:`_evaluate` and :meth:`read_out`, head by head and block by block, without gradient."""
         first, *later = self.net
         assert isinstance(first, EnsembleLinear)
-        out = actions.new_empty(self.n_critics, len(actions), 1)
+        out = actions.new_empty(self.n_critics, len(actions))
         owner = th.arange(len(features)).repeat_interleave(group)
-        dtype = self.matmul_dtype or actions.dtype
+        dtype, end = self.matmul_dtype or actions.dtype, self.features_dim + actions.shape[-1]
         for m in range(self.n_critics):
             shared = th.addmm(first.bias[m], features, first.weight[m, : self.features_dim])
             steps = [_head(layer, m, dtype if layer is not later[-1] else actions.dtype) for layer in later]
             for begin in range(0, len(actions), CPU_ROWS):
                 rows = slice(begin, begin + CPU_ROWS)
-                x = th.addmm(shared[owner[rows]], actions[rows], first.weight[m, self.features_dim :]).to(dtype)
+                x = th.addmm(shared[owner[rows]], actions[rows], first.weight[m, self.features_dim : end])
+                if inputs is not None:
+                    x = th.addmm(x, inputs[m, rows], first.weight[m, end:])
+                x = x.to(dtype)
                 for step in steps[:-1]:
                     x = step(x)
-                out[m, rows] = steps[-1](x.to(actions.dtype)) if steps else x
-        return out.squeeze(-1)
+                out[m, rows] = self.read_out(steps[-1](x.to(actions.dtype)) if steps else x)
+        return out
 
 
 def _head(layer: nn.Module, m: int, dtype: th.dtype) -> Callable[[th.Tensor], th.Tensor]:

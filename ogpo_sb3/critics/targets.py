@@ -35,18 +35,3 @@ def td_target(rewards: th.Tensor, discounts: th.Tensor, dones: th.Tensor, next_v
     :return: (B,)
     """
     return rewards + discounts * (1.0 - dones) * next_values
-
-
-def td_loss(q: th.Tensor, target: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
-    """
-    Mean squared TD error over heads and samples; every head has the same target.
-
-    :param q: (M, B)
-    :param target: (B,), no gradient
-    :param weights: (B,) non-negative weights whose sum the mean is over
-    :return: scalar
-    """
-    error = (q - target.detach()).square().mean(dim=0)
-    if weights is None:
-        return error.mean()
-    return (weights * error).sum() / weights.sum().clamp_min(1e-8)

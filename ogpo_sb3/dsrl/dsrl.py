@@ -16,7 +16,7 @@ from ogpo_sb3.common.options import check_at_least, check_choice, check_positive
 from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.common.soft_actor import SoftActorMixin
-from ogpo_sb3.critics import aggregate
+from ogpo_sb3.critics import Regression, aggregate
 from ogpo_sb3.dsrl.policies import NoisePolicy, POLICIES
 
 
@@ -183,7 +183,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
         with th.no_grad():
             latents = self.action_magnitude * th.randn_like(batch.actions).tanh()
             target = self.critic(batch.observations, self.policy.decode(batch.observations, latents))  # (M, B)
-        loss = (self.policy.noise_critic(batch.observations, latents) - target).square().mean()
+        loss = self.policy.noise_critic.loss(batch.observations, latents, Regression(target)).loss
         grad_norm = self._optimise(self.policy.noise_critic, loss, "noise_critic_loss")
         return dict(noise_critic_loss=loss, noise_critic_grad_norm=grad_norm)
 

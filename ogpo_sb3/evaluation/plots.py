@@ -30,7 +30,7 @@ def plot_learning_curve(
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    _save(figure, path, dpi=150)
+    save(figure, path, dpi=150)
 
 
 # Okabe and Ito: told apart by colour-blind readers.
@@ -67,7 +67,7 @@ def plot_curves(
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_intervals(
@@ -96,19 +96,37 @@ def plot_intervals(
         if line is not None:
             ax.axvline(line, color="gray", linestyle="--", linewidth=1)
         ax.grid(alpha=0.3, axis="x")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _figure(size: tuple[float, float], panels: int) -> tuple[Any, Any]:
+    figure, axes = grid(size, 1, panels)
+    return figure, axes[0]
+
+
+def grid(size: tuple[float, float], rows: int, columns: int) -> tuple[Any, Any]:
+    """
+    A figure without a display.
+
+    :param size: inches
+    :param rows: of panels
+    :param columns: of panels
+    :return: matplotlib's figure, and its axes as an array (rows, columns)
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure: Any, path: str | os.PathLike[str], dpi: int = 110) -> None:
-    # Without matplotlib's version in the file: equal pictures are equal files.
+def save(figure: Any, path: str | os.PathLike[str], dpi: int = 110) -> None:
+    """
+    :param figure: matplotlib's
+    :param path: PNG file; equal pictures are equal files
+    :param dpi: dots per inch
+    """
+    # Without matplotlib's version in the file.
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})

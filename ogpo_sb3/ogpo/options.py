@@ -100,5 +100,5 @@ def check_policy(model: "OGPO", objective: Objective) -> None:
                 f"entropy_coef={model.entropy_coef} rewards noise that is trained, and that of this {family.__name__} is "
                 "fixed: use policy_kwargs=dict(noise_schedule='learned')"
             )
-    if model.advantage == "penultimate" and model.policy.n_critics < 3:
-        raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {model.policy.n_critics}")
+    if model.advantage == "penultimate" and model.policy.n_heads < 3:
+        raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {model.policy.n_heads}")

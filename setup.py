@@ -21,6 +21,7 @@ EXTRAS = {
     "libero": [*ROBOSUITE_RUNTIME, *LIBERO_RUNTIME],
     "data": ["minari[hdf5]>=0.5.3", "h5py>=3.10", "zarr>=3"],
     "video": ["imageio[ffmpeg]>=2.34"],
+    "fast": ["tokenizers>=0.21,<1"],
     "zoo": ["rl_zoo3[plots]>=2.9,<3", "optuna>=4", "requests", "rliable>=1.2", "tensorboard>=2.16"],
     "analyze": ["umap-learn>=0.5.7"],  # maps of actions; principal components without it
     "compare": ["rliable>=1.2", "pyyaml"],

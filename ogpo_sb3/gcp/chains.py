@@ -96,15 +96,26 @@ class GaussianChainGCP(GenerativeControlPolicy):
         """The noisy action that the network sees in cloning, and what it should answer; ``time`` is broadcastable."""
         raise NotImplementedError
 
-    def _embed_cloning_times(self, times: th.Tensor) -> th.Tensor:
-        return self.network.embed_times(times)
+    @property
+    def cloned_network(self) -> VelocityNet:
+        """What answers in cloning, and is told the time of :meth:`cloning_times`."""
+        return self.network
+
+    def _time_of(self, times: th.Tensor) -> th.Tensor:
+        """What the network is told of the times of :meth:`cloning_times`."""
+        return times
+
+    def cloning_condition(self, features: th.Tensor) -> th.Tensor:
+        """The cloned network's condition. See the base class."""
+        return self.cloned_network.condition(features)
 
     def cloning_residual(
         self, condition: th.Tensor, owner: th.Tensor, actions: th.Tensor, noise: th.Tensor, times: th.Tensor
     ) -> th.Tensor:
         """All times in one forward pass over (times x n) rows. See the base class."""
         x, target = self._corrupt(actions, noise, times[:, None, None])
-        return self.network.chains(self._split(condition)[0], owner, self._embed_cloning_times(times), x) - target
+        network = self.cloned_network
+        return network.chains(condition, owner, network.embed_times(self._time_of(times)), x) - target
 
     def transition_log_prob(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor, begin: int = 0) -> th.Tensor:
         """All transitions in one forward pass over (steps x n) rows. See the base class."""

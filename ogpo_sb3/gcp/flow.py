@@ -129,6 +129,11 @@ class FlowGCP(GaussianChainGCP):
         x_t, target = self._corrupt(actions, x0, t[:, None])
         return weighted_mean((self.velocity(features, x_t, t) - target).square(), weights)
 
+    @property
+    def cloned_network(self) -> VelocityMLP:
+        """The velocity. See the base class."""
+        return self.velocity_net
+
     def cloning_times(self, n: int, like: th.Tensor) -> th.Tensor:
         """Flow times, uniform on [0, 1). See the base class."""
         return th.rand(n, device=like.device, dtype=like.dtype)

@@ -78,8 +78,9 @@ class GenerativeControlPolicy(nn.Module, ABC):
     @classmethod
     def has_cloning_error(cls) -> bool:
         """
-        Whether :meth:`bc_loss` is the mean square of :meth:`cloning_residual`: a family says so by giving :meth:`cloning_times`,
-        :meth:`cloning_condition` and :meth:`cloning_residual`, and one that derives from it and changes the loss must do so anew.
+        Whether :meth:`bc_loss` is the mean square of :meth:`cloning_residual`. A family says so by giving
+        :meth:`cloning_times`, :meth:`cloning_condition` and :meth:`cloning_residual`; one that derives from it and changes
+        the loss must give them anew.
         """
         loss, times = (next(c for c in cls.__mro__ if name in vars(c)) for name in ("bc_loss", "cloning_times"))
         return times is not GenerativeControlPolicy and issubclass(times, loss)

@@ -62,7 +62,7 @@ def test_cloning_residual_against_a_loop(name):
     gcp = gcp_of(family, **kwargs)
     features, actions, noise = th.randn(3, 3), th.rand(6, 4) * 2 - 1, th.randn(2, 6, 4)
     times, owner = gcp.cloning_times(2, actions), owners(3, 2, actions.device)
-    found = gcp.cloning_residual(gcp.condition(features), owner, actions, noise, times)
+    found = gcp.cloning_residual(gcp.cloning_condition(features), owner, actions, noise, times)
     for t in range(2):
         for n in range(6):
             expected = residual_by_hand(gcp, features[n // 2], actions[n], noise[t, n], times[t])
@@ -81,7 +81,7 @@ def test_its_mean_square_is_the_cloning_loss(name):
     draws = [lambda: th.randn_like(actions), lambda: gcp.cloning_times(6, actions)]
     noise, times = (draws[0](), draws[1]()) if family is FlowGCP else (draws[1](), draws[0]())[::-1]
     # One time per sample: every action at every time, of which the diagonal is meant.
-    each = gcp.cloning_residual(gcp.condition(features), th.arange(6), actions, noise.expand(6, -1, -1), times)
+    each = gcp.cloning_residual(gcp.cloning_condition(features), th.arange(6), actions, noise.expand(6, -1, -1), times)
     th.testing.assert_close(loss, th.stack([each[i, i] for i in range(6)]).square().mean())
 
 

@@ -112,14 +112,34 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :param teacher: same family and architecture, a slow copy of this one; it stays another policy's
         """
 
+    @classmethod
+    def has_cloning_error(cls) -> bool:
+        """
+        Whether :meth:`bc_loss` is the mean square of :meth:`cloning_residual`. A family says so by giving
+        :meth:`cloning_times`, :meth:`cloning_condition` and :meth:`cloning_residual`; one that derives from it and changes
+        the loss must give them anew.
+        """
+        loss, times = (next(c for c in cls.__mro__ if name in vars(c)) for name in ("bc_loss", "cloning_times"))
+        return times is not GenerativeControlPolicy and issubclass(times, loss)
+
+    def cloning_condition(self, features: th.Tensor) -> th.Tensor:
+        """
+        As :meth:`condition`, of what is cloned.
+
+        :param features: (S, F)
+        :return: (S, C'), differentiable
+        :raises NotImplementedError: see :meth:`has_cloning_error`
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no cloning error per sample at a given noise and time")
+
     def cloning_times(self, n: int, like: th.Tensor) -> th.Tensor:
         """
-        Times at which :meth:`bc_loss` compares, drawn from its distribution.
+        Times at which :meth:`bc_loss` compares, drawn from its distribution. See :meth:`has_cloning_error`.
 
         :param n: how many
         :param like: a tensor on the device and of the dtype of the actions
         :return: (n,) for :meth:`cloning_residual`
-        :raises NotImplementedError: the family does not clone by one comparison per sample at a random time
+        :raises NotImplementedError: see :meth:`has_cloning_error`
         """
         raise NotImplementedError(f"{type(self).__name__} has no cloning error per sample at a given noise and time")
 
@@ -131,13 +151,13 @@ class GenerativeControlPolicy(nn.Module, ABC):
 
         Objectives that work by it compare two policies under the same noise (AWR-FM and FPO, OGPO H.2-H.3).
 
-        :param condition: (S, C) from :meth:`condition`
+        :param condition: (S, C') from :meth:`cloning_condition`
         :param owner: (n,) row of ``condition`` that each action belongs to
         :param actions: (n, D) in [-1, 1], without gradient
         :param noise: (T, n, D) standard normal
         :param times: (T,) from :meth:`cloning_times`, shared by all actions
         :return: (T, n, D)
-        :raises NotImplementedError: see :meth:`cloning_times`
+        :raises NotImplementedError: see :meth:`has_cloning_error`
         """
         raise NotImplementedError(f"{type(self).__name__} has no cloning error per sample at a given noise and time")
 

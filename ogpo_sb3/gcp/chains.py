@@ -41,7 +41,7 @@ class GaussianChainGCP(GenerativeControlPolicy):
 
     @property
     def noiseless_network(self) -> VelocityNet:
-        """What the deterministic sampler's steps are computed from."""
+        """What the deterministic sampler's steps are computed from, and what answers in cloning."""
         return self.network
 
     @property
@@ -108,16 +108,21 @@ class GaussianChainGCP(GenerativeControlPolicy):
         """The noisy action that the network sees in cloning, and what it should answer; ``time`` is broadcastable."""
         raise NotImplementedError
 
-    def _embed_cloning_times(self, times: th.Tensor) -> th.Tensor:
-        return self.network.embed_times(times)
+    def _time_of(self, times: th.Tensor) -> th.Tensor:
+        """What the network is told of the times of :meth:`cloning_times`."""
+        return times
+
+    def cloning_condition(self, features: th.Tensor) -> th.Tensor:
+        """The cloned network's condition. See the base class."""
+        return self.noiseless_network.condition(features)
 
     def cloning_residual(
         self, condition: th.Tensor, owner: th.Tensor, actions: th.Tensor, noise: th.Tensor, times: th.Tensor
     ) -> th.Tensor:
         """All times in one forward pass over (times x n) rows. See the base class."""
         x, target = self._corrupt(actions, noise, times[:, None, None])
-        output = self.network.chains(self._split(condition)[0], owner, self._embed_cloning_times(times), x)
-        return output[..., : self.action_dim] - target  # a learned score's output comes after that
+        network = self.noiseless_network
+        return network.chains(condition, owner, network.embed_times(self._time_of(times)), x) - target
 
     def transition_log_prob(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor, begin: int = 0) -> th.Tensor:
         """All transitions in one forward pass over (steps x n) rows. See the base class."""

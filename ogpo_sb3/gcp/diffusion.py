@@ -148,8 +148,8 @@ class DiffusionGCP(GaussianChainGCP):
     def _corrupt(self, actions: th.Tensor, noise: th.Tensor, time: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         return self.signal_table[time] * actions + self.noise_table[time] * noise, noise
 
-    def _embed_cloning_times(self, times: th.Tensor) -> th.Tensor:
-        return self.network.embed_times(self.times[times])
+    def _time_of(self, times: th.Tensor) -> th.Tensor:
+        return self.times[times]
 
     def denoised(self, x: th.Tensor, noise: th.Tensor, signal_share: th.Tensor, noise_share: th.Tensor) -> th.Tensor:
         """

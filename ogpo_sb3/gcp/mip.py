@@ -7,7 +7,7 @@ import torch as th
 from torch import nn
 
 from ogpo_sb3.gcp.backbones import TRAINED_FOR, make_network
-from ogpo_sb3.gcp.base import GenerativeControlPolicy, weighted_mean
+from ogpo_sb3.gcp.base import weighted_mean
 from ogpo_sb3.gcp.chains import GaussianChainGCP, Tables
 from ogpo_sb3.gcp.networks import VelocityNet
 
@@ -45,8 +45,6 @@ class MIPGCP(GaussianChainGCP):
     """
 
     trained_for: ClassVar[tuple[str, ...]] = (*TRAINED_FOR, "t_star")
-    # Cloning is not one comparison per sample at one time.
-    cloning_residual = GenerativeControlPolicy.cloning_residual
 
     std_table: th.Tensor
 

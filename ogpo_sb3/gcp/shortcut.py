@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch as th
 from torch import nn
 
-from ogpo_sb3.gcp.base import GenerativeControlPolicy, weighted_mean
+from ogpo_sb3.gcp.base import weighted_mean
 from ogpo_sb3.gcp.flow import FlowGCP
 
 # Bound of the state between the teacher's two half steps.
@@ -56,9 +56,6 @@ class ShortcutGCP(FlowGCP):
 
     trained_for: ClassVar[tuple[str, ...]] = (*FlowGCP.trained_for, "max_steps")
     time_inputs: ClassVar[int] = 2
-    # Cloning is not one comparison per sample at one time.
-    cloning_residual = GenerativeControlPolicy.cloning_residual
-    cloning_times = GenerativeControlPolicy.cloning_times
 
     def __init__(
         self,

@@ -180,7 +180,7 @@ class AdvantageWeightedRegression(Objective):
             residual = gcp.cloning_residual(condition, owner[rows], actions[rows], noise[:, rows], times)
             return awr_loss(residual, weights[rows]) * (len(rows) / n)
 
-        loss = backward_in_blocks(share, gcp.condition(update.features), scored, blocks)
+        loss = backward_in_blocks(share, gcp.cloning_condition(update.features), scored, blocks)
         return dict(policy_loss=loss, weight_max=weights.max(), gradient_fraction=(weights > 0).float().mean())
 
 
@@ -219,7 +219,7 @@ class FlowPolicyOptimisation(Objective):
         blocks = update.blocks(self.samples)
         scored = th.arange(n, device=actions.device) if blocks is None else advantage.nonzero()[:, 0]
         with th.no_grad():
-            old_condition = update.old_gcp.condition(update.old_features)
+            old_condition = update.old_gcp.cloning_condition(update.old_features)
         log_ratios = []
 
         def error(policy: GenerativeControlPolicy, condition: th.Tensor, rows: th.Tensor) -> th.Tensor:
@@ -233,7 +233,7 @@ class FlowPolicyOptimisation(Objective):
             log_ratios.append(log_ratio.detach())
             return fpo_loss(log_ratio, advantage[rows], clip_range, self.aspo) * (len(rows) / n)
 
-        loss = backward_in_blocks(share, gcp.condition(update.features), scored, blocks)
+        loss = backward_in_blocks(share, gcp.cloning_condition(update.features), scored, blocks)
         log_ratio = th.cat(log_ratios, dim=1) if log_ratios else advantage.new_zeros(1, 0)
         beyond = (log_ratio.exp() - 1.0) * advantage[scored].sign() > clip_range
         if self.aspo:

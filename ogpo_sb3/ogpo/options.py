@@ -82,7 +82,7 @@ def check_policy(model: "OGPO", objective: Objective) -> None:
             )
     gcp: GenerativeControlPolicy = model.policy.actor.gcp
     family = type(gcp)
-    if objective.by_cloning_error and family.cloning_residual is GenerativeControlPolicy.cloning_residual:
+    if objective.by_cloning_error and not family.has_cloning_error():
         raise ValueError(
             f"extraction={model.extraction!r} needs a cloning error per sample, as of flow and diffusion policies, "
             f"found {family.__name__}"

@@ -142,6 +142,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         correlation = "-" if stage["rank_correlation"] is None else f"{stage['rank_correlation']:.2f}"
         ax.set_title(f"{stage['title']}\nrank correlation {correlation}, bias {stage['bias']:+.2g}", fontsize=10)
         ax.set(xlabel="predicted Q (mean of heads)", xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+        ax.locator_params(nbins=5)
         ax.grid(alpha=0.25)
     for ax in list(axes.flat)[len(stages) :]:
         ax.set_visible(False)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch as th
 from torch import nn
 
-from ogpo_sb3.gcp.base import weighted_mean
+from ogpo_sb3.gcp.base import GenerativeControlPolicy, weighted_mean
 from ogpo_sb3.gcp.flow import FlowGCP
 
 # Bound of the state between the teacher's two half steps.

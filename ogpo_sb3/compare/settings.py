@@ -99,7 +99,8 @@ def names_of(algorithm: type, policy: str) -> set[str]:
     policy_class = algorithm.policy_aliases[policy]  # type: ignore[attr-defined]
     gcp = getattr(policy_class, "gcp_class", None)
     inner = arguments_of(policy_class) - {"observation_space", "action_space", "lr_schedule"}
-    inner |= set() if gcp is None else arguments_of(gcp) - {"features_dim", "action_dim"}
+    # Of a generative family its own constructor's alone: a family may fix what its base class asks for.
+    inner |= set() if gcp is None else set(inspect.signature(gcp).parameters) - {"features_dim", "action_dim", "chunk_size"}
     return (arguments_of(algorithm) - GIVEN) | {f"policy_kwargs.{name}" for name in inner}
 
 

@@ -63,9 +63,6 @@ class ActorValuePolicy(GCPPolicy):
         self.actor.optimizer = self.make_optimizer(self.actor, lr_schedule(1), weight_decay=0.0)
         self.critic.optimizer = self.make_optimizer(self.critic, lr_schedule(1), weight_decay=1e-5)
 
-    def _head_kwargs(self) -> dict[str, Any]:
-        return {}
-
     @property
     def critic_target(self) -> ChunkValue:  # type: ignore[override]
         """There is none: values are regressed on returns."""

@@ -178,20 +178,19 @@ class GCPPolicy(BoundedPolicy):
 
         :param critic_class: the policy's own by default
         """
+        cls = critic_class or self.critic_class
         _, net_arch = get_actor_critic_arch(self.net_arch)
-        return (critic_class or self.critic_class)(
+        # State values have no choice of heads.
+        head = dict(head=self.critic_head, head_kwargs=self.critic_head_kwargs) if issubclass(cls, ChunkCritic) else {}
+        return cls(
             **self._model_kwargs(),
             keys=self.critic_keys,
             n_critics=self.n_critics,
             net_arch=net_arch if self.critic_net_arch is None else self.critic_net_arch,
             layer_norm=self.critic_layer_norm,
             activation_fn=self.activation_fn,
-            **self._head_kwargs(),
+            **head,
         )
-
-    def _head_kwargs(self) -> dict[str, Any]:
-        """Of the critics; a subclass without critics of actions has none."""
-        return dict(head=self.critic_head, head_kwargs=self.critic_head_kwargs)
 
     @property
     def n_heads(self) -> int:

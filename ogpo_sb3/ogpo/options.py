@@ -100,5 +100,10 @@ def check_policy(model: "OGPO", objective: Objective) -> None:
                 f"entropy_coef={model.entropy_coef} rewards noise that is trained, and that of this {family.__name__} is "
                 "fixed: use policy_kwargs=dict(noise_schedule='learned')"
             )
+    if model.baseline == "value" and model.policy.n_heads != model.policy.n_critics:
+        raise ValueError(
+            f"baseline='value' has a state value for each of n_critics={model.policy.n_critics} heads, and the critics' "
+            f"implicit ensemble has {model.policy.n_heads}: use n_noises=1"
+        )
     if model.advantage == "penultimate" and model.policy.n_heads < 3:
         raise ValueError(f"advantage='penultimate' needs n_critics >= 3, found {model.policy.n_heads}")

@@ -17,6 +17,9 @@ from ogpo_sb3.extraction import (
     fpo_error,
     fpo_log_ratio,
     fpo_loss,
+    group_advantage,
+    group_log_ratio,
+    ppo_clip_backward,
 )
 from ogpo_sb3.gcp import DiffusionGCP, FlowGCP, owners, row_blocks
 from ogpo_sb3.ogpo.objectives import OBJECTIVES
@@ -247,7 +250,7 @@ def ode(gcp, obs, z):
     return x.clamp(-1, 1)
 
 
-def chains_reference(model, batch, weigh):
+def chains_reference(model, batch, weigh, centred=False):
     """The clipped ratio of chains, chain by chain; ``weigh`` turns a group's advantages into what multiplies it."""
     chain = model.actor_ema.sample_chain(batch.observations, G)
     total = 0.0
@@ -255,8 +258,9 @@ def chains_reference(model, batch, weigh):
         obs, rows = batch.observations[b : b + 1], slice(G * b, G * b + G)
         weights = weigh(advantages(model, obs, chain.states[-1, rows]))
         new, old = (net.gcp.chain_log_prob(obs.expand(G, -1), chain.states[:, rows]) for net in (model.actor, model.actor_ema))
+        common = sum((new[g] - old[g]).item() for g in range(G)) / G if centred else 0.0
         for g in range(G):
-            ratio = (new[g] - old[g].detach()).exp()
+            ratio = (new[g] - old[g].detach() - common).exp()
             total = total - th.min(ratio * weights[g], ratio.clamp(0.95, 1.05) * weights[g]) / (B * G)
     return total
 
@@ -330,6 +334,7 @@ def exponential(temperature, positive_only=False):
 
 REFERENCES = {
     "ppo": ("ppo", {}, lambda m, b: chains_reference(m, b, lambda a: a)),
+    "ppo, centred": ("ppo", dict(centred=True), lambda m, b: chains_reference(m, b, lambda a: a, centred=True)),
     "aw_ogpo": ("aw_ogpo", dict(temperature=0.05), lambda m, b: chains_reference(m, b, exponential(0.05))),
     "aw_ogpo, positive": (
         "aw_ogpo",
@@ -366,7 +371,7 @@ def test_update_against_loops(name):
     assert any(gradient.abs().max() > 1e-3 for gradient in expected)
 
 
-@pytest.mark.parametrize("name", ["aw_ogpo, positive", "awr_fm, positive", "fpo", "fpo++"])
+@pytest.mark.parametrize("name", ["ppo, centred", "aw_ogpo, positive", "awr_fm, positive", "fpo", "fpo++"])
 def test_fixed_shapes_give_the_same_update(name, monkeypatch):
     """What a GPU does, every action in one block, those without a gradient too; against blocks of a few."""
     extraction, options, _ = REFERENCES[name]
@@ -391,3 +396,29 @@ def test_diffusion_policies_have_every_objective(extraction):
     model._update_actor()
     assert np.isfinite(model._metrics["train/actor_loss"][0].item())
     assert any(not th.equal(a, b) for a, b in zip(before, model.actor.parameters(), strict=True))
+
+
+def test_a_factor_common_to_a_group_clips_nothing_where_ratios_are_centred():
+    """
+    The current policy is far less likely to make any of the chains. As the paper has it, negative advantages then have no
+    gradient left; centred, the gradient is the one without that factor.
+    """
+    th.manual_seed(0)
+    advantage = group_advantage(th.randn(3, 8, G))
+    scores = (0.01 * th.randn(8 * G)).requires_grad_()
+    common = th.linspace(-0.5, 0.3, 8).repeat_interleave(G)
+    condition, old = th.zeros(8, 1), th.zeros(8 * G)
+
+    def gradient(shift, centred):
+        scores.grad = None
+        log_prob_of = lambda _, chains: (scores + shift)[chains]  # noqa: E731
+        blocks = lambda n: [slice(i, min(i + 5, n)) for i in range(0, n, 5)]  # noqa: E731
+        centre = group_log_ratio(log_prob_of, condition, old, advantage, blocks).repeat_interleave(G) if centred else 0.0
+        ppo_clip_backward(log_prob_of, condition, old + centre, advantage.flatten(), 0.05, blocks)
+        return scores.grad.clone()
+
+    alone = gradient(0.0, centred=False)
+    th.testing.assert_close(gradient(common, centred=True), gradient(0.0, centred=True), atol=1e-7, rtol=1e-5)
+    th.testing.assert_close(gradient(common, centred=True), alone, atol=1e-3, rtol=0.05)
+    lowered = (common < -0.1) & (advantage.flatten() < 0)
+    assert lowered.any() and (gradient(common, centred=False)[lowered] == 0).all() and (alone[lowered] != 0).all()

@@ -109,7 +109,7 @@ def gradient_shares(model: Any) -> dict[str, float]:
         with th.no_grad():
             chain = model.actor_ema.sample_chain(batch.observations, model.group_size)
             q = model.critic_target(batch.observations, chain.actions.unflatten(0, (-1, model.group_size)))
-            _, advantage = model._advantage(q, batch, chain)
+            advantage, _ = model._advantage(q, batch, chain)
         features = model.actor.features(batch.observations).repeat_interleave(model.group_size, dim=0)
         log_prob = model.actor.gcp.chain_log_prob(features, chain.states).view(q.shape[1:])
         clip_range = model.clip_schedule(model._current_progress_remaining)

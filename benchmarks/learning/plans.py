@@ -131,6 +131,12 @@ FACTORS: dict[str, dict[str, Settings]] = {
         "no_candidates": {"best_of_n": 1},
         "no_cloning": {"success_bc": False},
     },
+    # What might make the policy gradient pay where successes are cloned, and critics know the last chunk of an episode
+    "remedies": {
+        "centred": {"extraction_kwargs": {"centred": True}},
+        "replay_padding": {"replay_buffer_kwargs": {"pad_actions": "replay"}},
+        "both_remedies": {"extraction_kwargs": {"centred": True}, "replay_buffer_kwargs": {"pad_actions": "replay"}},
+    },
 }
 _ADROIT_ONLY = {"reward"}  # factors whose settings other environments do not have
 
@@ -169,6 +175,7 @@ PLANS: dict[str, dict[str, Any]] = {
         tasks=_FOUR, factors=["utd_actor", "actor_lr", "actor_tau", "bc_coef", "clip", "ratio_norm"], variants=["base"]
     ),
     "parts": dict(tasks=_FOUR, factors=["parts"], variants=["base"]),
+    "remedies": dict(tasks=_FOUR, factors=["remedies"], variants=["base"]),
     "reward": dict(tasks=["relocate", "door", "hammer", "pen"], factors=["reward"], variants=["base"]),
     "smoke": dict(tasks=["smoke"], factors=["bc_coef"], variants=["base"]),
 }

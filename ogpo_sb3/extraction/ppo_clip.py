@@ -94,3 +94,33 @@ def ppo_clip_backward(
     log_ratio = th.cat(log_ratios) if log_ratios else advantage.new_zeros(0)
     beyond = (log_ratio.exp() - 1.0) * advantage[scored].sign()
     return Surrogate(loss, log_ratio, beyond > clip_range)
+
+
+def group_log_ratio(
+    log_prob_of: Callable[[th.Tensor, th.Tensor], th.Tensor],
+    condition: th.Tensor,
+    old_log_prob: th.Tensor,
+    advantage: th.Tensor,
+    blocks: Callable[[int], Iterable[slice]] | None = None,
+) -> th.Tensor:
+    """
+    What the log-ratios of a state's chains have in common: their mean, without gradient. Subtracted from them, it leaves the
+    preferences between the chains, which are all that group advantages speak of. Ours, not the paper's.
+
+    :param log_prob_of: as of :func:`ppo_clip_backward`
+    :param condition: (S, C)
+    :param old_log_prob: (S * G,) under the policy that drew the chains, those of a state adjacent
+    :param advantage: (S, G); states without any are not scored
+    :param blocks: as of :func:`ppo_clip_backward`
+    :return: (S,); 0 for states that are not scored
+    """
+    states, group = advantage.shape
+    log_ratio = old_log_prob.new_zeros(states * group)
+    scored = th.arange(states * group, device=old_log_prob.device)
+    if blocks is not None:
+        scored = scored[(advantage != 0).any(dim=1).repeat_interleave(group)]
+    with th.no_grad():
+        for block in [slice(0, states * group)] if blocks is None else blocks(len(scored)):
+            chains = scored[block]
+            log_ratio[chains] = log_prob_of(condition, chains) - old_log_prob[chains]
+    return log_ratio.view(states, group).mean(dim=1)

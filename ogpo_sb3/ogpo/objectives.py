@@ -18,6 +18,7 @@ from ogpo_sb3.extraction import (
     fpo_error,
     fpo_log_ratio,
     fpo_loss,
+    group_log_ratio,
     ppo_clip_backward,
 )
 from ogpo_sb3.extraction.awr import normalised
@@ -91,9 +92,17 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class ClippedChains(Objective):
-    """OGPO's own: the clipped ratio of chains, current over EMA policy (equations 3.2-3.3)."""
+    """
+    OGPO's own: the clipped ratio of chains, current over EMA policy (equations 3.2-3.3).
+
+    :param centred: divide each ratio by its group's geometric mean, r_g exp(-mean_g log r_g), without gradient. Not in the
+        paper. Advantages compare the chains of a state, and a factor that these have in common prefers none of them. But it
+        decides which are clipped: success cloning moves the current policy away from the EMA policy, which lowers the
+        likelihood of all its chains at once, and beyond the interval negative advantages no longer have a gradient
+    """
 
     chain_ratio = True
+    centred: bool = False
 
     def weigh(self, advantage: th.Tensor) -> th.Tensor:
         """
@@ -107,15 +116,23 @@ class ClippedChains(Objective):
         """See the base class."""
         gcp, chain, owner = update.gcp, update.chain, update.owner
         assert chain is not None
+        weights, blocks = self.weigh(update.advantage), update.blocks(gcp.denoising_steps)
+
+        def log_prob_of(condition: th.Tensor, chains: th.Tensor) -> th.Tensor:
+            return gcp.log_prob_of(condition, chain.states[:, chains], owner[chains], update.begin)
+
+        condition, old_log_prob = gcp.condition(update.features), chain.log_prob
+        centre = group_log_ratio(log_prob_of, condition, old_log_prob, weights, blocks) if self.centred else None
         surrogate = ppo_clip_backward(
-            lambda condition, chains: gcp.log_prob_of(condition, chain.states[:, chains], owner[chains], update.begin),
-            gcp.condition(update.features),
-            chain.log_prob,
-            self.weigh(update.advantage).flatten(),
+            log_prob_of,
+            condition,
+            old_log_prob if centre is None else old_log_prob + centre[owner],
+            weights.flatten(),
             update.clip_range,
-            update.blocks(gcp.denoising_steps),
+            blocks,
         )
-        return dict(policy_loss=surrogate.loss, **surrogate.statistics(update.advantage.numel(), update.clip_range))
+        logged = {} if centre is None else dict(ratio_centre=centre.exp().mean())
+        return dict(policy_loss=surrogate.loss, **surrogate.statistics(weights.numel(), update.clip_range), **logged)
 
 
 @dataclass(frozen=True)
@@ -123,6 +140,7 @@ class AdvantageWeightedChains(ClippedChains):
     """
     AW-OGPO: the clipped ratio of chains with exponentiated advantages (H.1) in the place of advantages.
 
+    :param centred: see :class:`ClippedChains`
     :param temperature: beta, in units of Q
     :param max_weight: largest weight
     :param positive_only: only chains with a positive advantage count

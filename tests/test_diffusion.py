@@ -309,7 +309,7 @@ def test_the_unet_convolves_over_the_steps_of_a_chunk():
         (dict(min_noise_std=0.0, eta=0.0), "leaves no noise"),
         (dict(denoised_clip=0.0), "denoised_clip"),
         (dict(noise_clip=0.0), "noise_clip"),
-        (dict(network="transformer"), "network"),
+        (dict(network="lstm"), "network"),
         (dict(network="unet", chunk_size=1), "chunk_size=1"),
         (dict(network="unet", chunk_size=4), "6 numbers cannot have 4 steps"),
         (dict(network="unet", chunk_size=6, unet_channels=()), "unet_channels"),

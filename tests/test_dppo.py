@@ -218,10 +218,19 @@ class TestLoss:
         after = model.actor.gcp.entropy(model.actor.gcp.condition(model.actor.features(obs))).mean()
         assert after > before + 0.01
 
-    @pytest.mark.parametrize("algorithm, policy", [(DPPO, "DiffusionPolicy"), (DPPO, "FlowPolicy"), (ReinFlow, "FlowPolicy")])
-    def test_first_minibatch_has_ratio_one(self, algorithm, policy):
+    @pytest.mark.parametrize(
+        ("algorithm", "policy", "steps"),
+        [
+            (DPPO, "DiffusionPolicy", 4),
+            (DPPO, "FlowPolicy", 4),
+            (DPPO, "ShortcutPolicy", 4),
+            (DPPO, "MIPPolicy", 2),
+            (ReinFlow, "FlowPolicy", 4),
+        ],
+    )
+    def test_first_minibatch_has_ratio_one(self, algorithm, policy, steps):
         """Old and new likelihood come from one function."""
-        model = build(algorithm, policy, n_epochs=1, batch_size=1000)
+        model = build(algorithm, policy, n_epochs=1, batch_size=1000, policy_kwargs=dict(denoising_steps=steps))
         model.learn(32)
         log = model.logger.name_to_value
         assert abs(log["train/approx_kl"]) < 1e-6 and log["train/clip_fraction"] == 0.0

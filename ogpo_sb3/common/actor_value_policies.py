@@ -81,6 +81,7 @@ class ActorValuePolicy(GCPPolicy):
         self.actor = self.make_actor()
         self.actor_ema = frozen_copy(self.actor)
         self.actor_slow = frozen_copy(self.actor) if self.slow_actor else None
+        self.actor.gcp.take_teacher(self.actor_ema.gcp)
         self.critic = self.make_critic()  # type: ignore[assignment]
         self.actor.optimizer = self.make_optimizer(self.actor, lr_schedule(1), weight_decay=0.0)
         self.critic.optimizer = self.make_optimizer(self.critic, lr_schedule(1), weight_decay=1e-5)

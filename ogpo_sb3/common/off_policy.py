@@ -47,7 +47,7 @@ class GCPOffPolicyAlgorithm(
     log axes) count *environment steps*, summed over environments; a decision executes up to ``chunk_size`` of them.
     These arguments are shared by all algorithms, some of which have other defaults.
 
-    :param policy: "FlowPolicy" or a policy class
+    :param policy: "FlowPolicy" or the name of another family, or a policy class
     :param env: environment, its id or a chunked vectorised environment; a plain one is wrapped in ``chunk_size``
     :param learning_rate: of everything that acts; number, "lin_<number>", SB3 schedule or ``WarmupCosine``
     :param critic_learning_rate: of the critics

@@ -27,7 +27,7 @@ from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
 from ogpo_sb3.common.policy_files import pretrained_actor_state
 from ogpo_sb3.critics import aggregate
-from ogpo_sb3.gcp import DiffusionGCP, FASTGCP, FlowGCP, GenerativeControlPolicy
+from ogpo_sb3.gcp import FASTGCP, MIPGCP, DiffusionGCP, FlowGCP, GenerativeControlPolicy, ShortcutGCP
 
 
 class GCPPolicy(BoundedPolicy):
@@ -136,6 +136,7 @@ class GCPPolicy(BoundedPolicy):
         self.actor = self.make_actor()
         self.actor_ema = frozen_copy(self.actor)
         self.actor_slow = frozen_copy(self.actor) if self.slow_actor else None
+        self.actor.gcp.take_teacher(self.actor_ema.gcp)
         self.critic = self.make_critic()
         self.critic_target = frozen_copy(self.critic)
         self.actor.optimizer = self.make_optimizer(self.actor, lr_schedule(1), weight_decay=0.0)
@@ -398,6 +399,18 @@ class DiffusionPolicy(GCPPolicy):
     gcp_class = DiffusionGCP
 
 
+class ShortcutPolicy(GCPPolicy):
+    """Policy with a shortcut actor, for Box, image and Dict observations. See :class:`GCPPolicy`."""
+
+    gcp_class = ShortcutGCP
+
+
+class MIPPolicy(GCPPolicy):
+    """Policy with a minimal iterative actor, for Box, image and Dict observations. See :class:`GCPPolicy`."""
+
+    gcp_class = MIPGCP
+
+
 class FASTPolicy(GCPPolicy):
     """Policy with an autoregressive actor over action tokens, for Box, image and Dict observations. See :class:`GCPPolicy`."""
 
@@ -405,7 +418,7 @@ class FASTPolicy(GCPPolicy):
 
 
 # Every family that a policy can be made of. A further one is added here, and to the names that each policies.py unpacks.
-FAMILIES: tuple[type[GCPPolicy], ...] = (FlowPolicy, DiffusionPolicy, FASTPolicy)
+FAMILIES: tuple[type[GCPPolicy], ...] = (FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy, FASTPolicy)
 
 PolicyT = TypeVar("PolicyT", bound=GCPPolicy)
 

@@ -59,6 +59,9 @@ def pretrained_actor_state(path: str | os.PathLike[str], policy: "GCPPolicy") ->
         untrained = {k: v for k, v in own.items() if k.startswith(f"gcp.{part}")}
         if not untrained or not any(k.startswith(f"gcp.{part}") for k in state):
             state = {k: v for k, v in state.items() if not k.startswith(f"gcp.{part}")} | untrained
+    for part in policy.gcp_class.not_needed:
+        if not any(k.startswith(f"gcp.{part}") for k in own):
+            state = {k: v for k, v in state.items() if not k.startswith(f"gcp.{part}")}
     for name in sorted(own.keys() | state.keys()):
         found = tuple(state[name].shape) if name in state else "nothing"
         wanted = tuple(own[name].shape) if name in own else "nothing"

@@ -33,7 +33,7 @@ class DPPO(GCPOnPolicyAlgorithm):
 
     All step counts are environment steps. Official values are in ``zoo_configs/dppo.yml``.
 
-    :param policy: "DiffusionPolicy", "FlowPolicy" or a policy class
+    :param policy: "DiffusionPolicy" or the name of another family, or a policy class
     :param env: environment, its id or a chunked vectorised environment; a plain one is wrapped in ``chunk_size``
     :param learning_rate: of the actor; number, "lin_<number>", SB3 schedule or ``WarmupCosine``
     :param critic_learning_rate: of the value network

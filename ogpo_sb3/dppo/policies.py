@@ -5,4 +5,4 @@ from ogpo_sb3.common.policies import for_families
 
 
 POLICIES = for_families(ActorValuePolicy, __name__)
-FlowPolicy, DiffusionPolicy, FASTPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy, FASTPolicy = POLICIES

@@ -33,7 +33,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
     With ``noise_aliasing`` the critics are Q(s, a), learned from windows at any step, and a noise critic is regressed on
     Q(s, ODE(s, w)), which the noise actor follows.
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``NoisePolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``NoisePolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of noise actor and temperature
     :param action_magnitude: latents lie within +- this (c)

@@ -72,4 +72,4 @@ class NoisePolicy(GCPPolicy):
 
 
 POLICIES = for_families(NoisePolicy, __name__)
-FlowPolicy, DiffusionPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy = POLICIES

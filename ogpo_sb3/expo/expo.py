@@ -28,7 +28,7 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
     The entropy is that of u. With that of the scaled edit, as in the official code, the largest possible entropy
     D log(2 edit_scale) lies below the target -D/2 for small scales and alpha grows without bound.
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``EditPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``EditPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of base policy, edit policy and temperature
     :param best_of_n: base candidates per decision, each of which has an edit (N)

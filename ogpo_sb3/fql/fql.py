@@ -27,7 +27,7 @@ class FQL(GCPOffPolicyAlgorithm):
     Warm-up updates (``critic_warmup_updates``) train the one-step policy too, on the second term alone: it acts from
     ``learning_starts`` on and would do so from random parameters otherwise.
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``OneStepPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``OneStepPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of flow and one-step policy
     :param alpha: coefficient of the distillation

@@ -76,4 +76,4 @@ class OneStepPolicy(GCPPolicy):
 
 
 POLICIES = for_families(OneStepPolicy, __name__)
-FlowPolicy, DiffusionPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy = POLICIES

@@ -50,6 +50,8 @@ class GenerativeControlPolicy(nn.Module, ABC):
     trained_for: ClassVar[tuple[str, ...]] = ("time_scale",)
     # Parameters that behaviour cloning does not train, by their names' beginning: a BC checkpoint may lack them.
     not_cloned: ClassVar[tuple[str, ...]] = ()
+    # Likewise, of parameters that a policy can do without although a BC checkpoint has them.
+    not_needed: ClassVar[tuple[str, ...]] = ()
     # ``sample`` makes different actions from different latents; some algorithms choose or rank latents.
     has_latent: ClassVar[bool] = True
     # Chains can be drawn and scored in parts, of which the first may be another policy's.
@@ -101,6 +103,13 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :param actions: (B, D) in [-1, 1]
         :param weights: (B,) or (B, D), non-negative; the mean is over their sum
         :return: scalar
+        """
+
+    def take_teacher(self, teacher: "GenerativeControlPolicy") -> None:
+        """
+        Learn from another policy's predictions, where the cloning loss has targets of that kind; by default there are none.
+
+        :param teacher: same family and architecture, a slow copy of this one; it stays another policy's
         """
 
     @abstractmethod

@@ -39,6 +39,16 @@ class GaussianChainGCP(GenerativeControlPolicy):
     def network(self) -> VelocityNet:
         """What each step's mean is computed from."""
 
+    @property
+    def noiseless_network(self) -> VelocityNet:
+        """What the deterministic sampler's steps are computed from."""
+        return self.network
+
+    @property
+    def step_times(self) -> th.Tensor:
+        """What the networks are told of each step: (K,) its time, or (K, n) its time and other numbers."""
+        return self.times
+
     @abstractmethod
     def _split(self, condition: th.Tensor) -> tuple[th.Tensor, Tables]:
         """The network's condition (S, C), and tables of shape (K, 1, 1) or (K, S, D), the standard deviations first."""
@@ -59,9 +69,10 @@ class GaussianChainGCP(GenerativeControlPolicy):
         """Deterministic sampler; only the result is clamped. See the base class."""
         end = self.denoising_steps if end is None else end
         x = self._noise(1, len(features), features)[0] if noise is None else noise
-        condition, time = self.network.condition(features), self.network.embed_times(self.times)
+        network = self.noiseless_network
+        condition, time = network.condition(features), network.embed_times(self.step_times)
         for step in range(begin, end):
-            x = self._noiseless(x, self.network(condition, time[step : step + 1], x), step)
+            x = self._noiseless(x, network(condition, time[step : step + 1], x), step)
         return x.clamp(-1.0, 1.0) if end == self.denoising_steps else x
 
     def sample_chain(
@@ -70,7 +81,8 @@ class GaussianChainGCP(GenerativeControlPolicy):
         """Stochastic sampler. See the base class."""
         end, total = self.denoising_steps if end is None else end, len(features) * n
         condition, tables = self._split(self.condition(features))
-        time = self.network.embed_times(self.times)
+        network = self.network
+        time = network.embed_times(self.step_times)
         # Drawn at once, so that the chains do not depend on the size of the blocks.
         first = int(start is None)
         noise = self._noise(end - begin + first, total, features)
@@ -84,7 +96,7 @@ class GaussianChainGCP(GenerativeControlPolicy):
             chain, log_prob = [x], []
             for k in range(begin, end):
                 std, *rest = (table[k] for table in block)
-                mean = self._mean(x, self.network(own, time[k : k + 1], x), *rest)
+                mean = self._mean(x, network(own, time[k : k + 1], x), *rest)
                 x = mean + std * noise[k - begin + first, rows].clamp(-self.noise_clip, self.noise_clip)
                 chain.append(x)
                 log_prob.append(gaussian_log_prob(x, mean, std) if k < self.stochastic_steps else x.new_zeros(len(x)))
@@ -98,8 +110,9 @@ class GaussianChainGCP(GenerativeControlPolicy):
         condition, tables = self._split(condition)
         steps = slice(begin, begin + n)
         std, *rest = ((table[:, owner] if table.shape[1] > 1 else table)[steps] for table in tables)
-        x, time = states[:n], self.network.embed_times(self.times[steps])
-        mean = self._mean(x, self.network.chains(condition, owner, time, x), *rest)
+        network = self.network
+        x, time = states[:n], network.embed_times(self.step_times[steps])
+        mean = self._mean(x, network.chains(condition, owner, time, x), *rest)
         log_prob = gaussian_log_density(states[1 : n + 1], mean, std)
         without = len(states) - 1 - n
         return nnf.pad(log_prob, (0, 0, 0, 0, 0, without)) if without else log_prob

@@ -7,12 +7,10 @@ from typing import ClassVar
 import torch as th
 from torch import nn
 
+from ogpo_sb3.gcp.backbones import TRAINED_FOR, make_network
 from ogpo_sb3.gcp.base import weighted_mean
 from ogpo_sb3.gcp.chains import GaussianChainGCP, Tables
-from ogpo_sb3.gcp.networks import VelocityMLP, VelocityNet
-from ogpo_sb3.gcp.unet import ConditionalUNet
-
-NETWORKS = ("mlp", "unet")
+from ogpo_sb3.gcp.networks import VelocityNet
 
 
 class DiffusionGCP(GaussianChainGCP):
@@ -30,7 +28,7 @@ class DiffusionGCP(GaussianChainGCP):
 
     :param features_dim: F
     :param action_dim: D
-    :param net_arch: widths of the hidden layers (network "mlp")
+    :param net_arch: widths of the hidden layers, or of the blocks
     :param denoising_steps: K, of training and of sampling
     :param min_noise_std: lower bound of a stochastic step's standard deviation, in sampling and in the likelihood (DPPO,
         arXiv 2409.00588); with 0 the last step is deterministic and has no density
@@ -41,12 +39,13 @@ class DiffusionGCP(GaussianChainGCP):
     :param activation_fn: activation of the network
     :param time_embed_dim: width of the time embedding
     :param time_scale: factor on n / K before the embedding's sinusoids
-    :param network: "mlp", or "unet": convolutions over the steps of a chunk (Diffusion Policy, arXiv 2303.04137)
+    :param network: "mlp", "residual", "transformer" or "unet", see :func:`ogpo_sb3.gcp.backbones.make_network`
     :param unet_channels: channels of the U-Net's levels
-    :param chunk_size: h, the steps that D numbers stand for; only "unet" needs it, and policies pass it themselves
+    :param attention_heads: heads of the transformer's blocks
+    :param chunk_size: h, the steps that D numbers stand for; for "transformer" and "unet", and policies pass it themselves
     """
 
-    trained_for: ClassVar[tuple[str, ...]] = ("time_scale", "denoising_steps", "network")
+    trained_for: ClassVar[tuple[str, ...]] = (*TRAINED_FOR, "denoising_steps")
 
     noise_table: th.Tensor
     signal_table: th.Tensor
@@ -70,6 +69,7 @@ class DiffusionGCP(GaussianChainGCP):
         time_scale: float = 1000.0,
         network: str = "mlp",
         unet_channels: Sequence[int] = (64, 128),
+        attention_heads: int = 4,
         chunk_size: int = 1,
     ):
         super().__init__(features_dim, action_dim, denoising_steps, ratio_norm, noise_clip)
@@ -84,16 +84,19 @@ class DiffusionGCP(GaussianChainGCP):
             )
         if denoised_clip is not None and not denoised_clip > 0:
             raise ValueError(f"denoised_clip must be None or positive, found {denoised_clip}")
-        if network not in NETWORKS:
-            raise ValueError(f"network must be one of {NETWORKS}, found {network!r}")
         self.min_noise_std, self.denoised_clip = min_noise_std, denoised_clip
-        self.denoiser_net: VelocityNet
-        if network == "mlp":
-            self.denoiser_net = VelocityMLP(features_dim, action_dim, net_arch, activation_fn, time_embed_dim, time_scale)
-        else:
-            self.denoiser_net = ConditionalUNet(
-                features_dim, action_dim, chunk_size, unet_channels, activation_fn, time_embed_dim, time_scale
-            )
+        self.denoiser_net: VelocityNet = make_network(
+            network,
+            features_dim,
+            action_dim,
+            net_arch,
+            activation_fn,
+            time_embed_dim,
+            time_scale,
+            unet_channels,
+            attention_heads,
+            chunk_size,
+        )
 
         # In generation order: entry i belongs to the step from n = K - i to n - 1.
         signal = cosine_signal(denoising_steps).flip(0)

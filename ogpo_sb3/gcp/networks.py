@@ -51,25 +51,26 @@ class TimeEmbedding(nn.Module):
 
     :param dim: width of the embedding, an even number
     :param time_scale: factor applied to t before the sinusoids
+    :param inputs: numbers to embed together; above 1 the flow time is followed by others in [0, 1], a step's size say
     """
 
     frequencies: th.Tensor
 
-    def __init__(self, dim: int = 32, time_scale: float = 1000.0):
+    def __init__(self, dim: int = 32, time_scale: float = 1000.0, inputs: int = 1):
         super().__init__()
         if dim < 4 or dim % 2:
             raise ValueError(f"time_embed_dim must be an even number of at least 4, found {dim}")
         half = dim // 2
         exponents = -math.log(1e4) * th.arange(half, dtype=th.float32) / (half - 1)
         self.register_buffer("frequencies", time_scale * th.exp(exponents), persistent=False)
-        self.net = nn.Sequential(dense(dim, 2 * dim), nn.GELU(), dense(2 * dim, dim))
+        self.net = nn.Sequential(dense(inputs * dim, 2 * dim), nn.GELU(), dense(2 * dim, dim))
 
     def forward(self, t: th.Tensor) -> th.Tensor:
         """
-        :param t: (B,) flow times in [0, 1]
+        :param t: (B,) flow times in [0, 1], or (B, inputs)
         :return: (B, dim)
         """
-        angles = t[:, None] * self.frequencies
+        angles = (t[..., None] * self.frequencies).flatten(1)
         return self.net(th.cat([angles.sin(), angles.cos()], dim=-1))
 
 
@@ -96,7 +97,7 @@ class VelocityNet(nn.Module, ABC):
     @abstractmethod
     def embed_times(self, t: th.Tensor) -> th.Tensor:
         """
-        :param t: (T,) flow times in [0, 1]
+        :param t: (T,) flow times in [0, 1], or (T, inputs) where the time embedding has several inputs
         :return: (T, E)
         """
 
@@ -136,6 +137,7 @@ class VelocityMLP(VelocityNet):
     :param activation_fn: activation between the layers
     :param time_embed_dim: width of the time embedding
     :param time_scale: see :class:`TimeEmbedding`
+    :param time_inputs: numbers of the time embedding
     """
 
     def __init__(
@@ -146,10 +148,11 @@ class VelocityMLP(VelocityNet):
         activation_fn: type[nn.Module] = nn.GELU,
         time_embed_dim: int = 32,
         time_scale: float = 1000.0,
+        time_inputs: int = 1,
     ):
         super().__init__()
         self.features_dim, self.action_dim = features_dim, action_dim
-        self.time_embedding = TimeEmbedding(time_embed_dim, time_scale)
+        self.time_embedding = TimeEmbedding(time_embed_dim, time_scale, time_inputs)
         self.trunk = mlp(features_dim + action_dim + time_embed_dim, net_arch, action_dim, activation_fn)
         self._activations = [layer for layer in self.trunk if not isinstance(layer, nn.Linear)]
         # An activation with parameters of its own (PReLU) is left to autograd.

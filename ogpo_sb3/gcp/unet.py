@@ -50,6 +50,7 @@ class ConditionalUNet(VelocityNet):
     :param activation_fn: activation
     :param time_embed_dim: width of the time embedding
     :param time_scale: see :class:`TimeEmbedding`
+    :param time_inputs: numbers of the time embedding
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ConditionalUNet(VelocityNet):
         activation_fn: type[nn.Module] = nn.GELU,
         time_embed_dim: int = 32,
         time_scale: float = 1000.0,
+        time_inputs: int = 1,
     ):
         super().__init__()
         if action_dim % chunk_size:
@@ -73,7 +75,7 @@ class ConditionalUNet(VelocityNet):
                 f"found chunk_size={chunk_size}: shorten unet_channels={list(channels)} or use network='mlp'"
             )
         self.chunk_size, width, cond_dim = chunk_size, action_dim // chunk_size, 2 * channels[0]
-        self.time_embedding = TimeEmbedding(time_embed_dim, time_scale)
+        self.time_embedding = TimeEmbedding(time_embed_dim, time_scale, time_inputs)
         self.of_time = dense(time_embed_dim, cond_dim)
         self.of_features = dense(features_dim, cond_dim)
         blocks = [

@@ -30,7 +30,7 @@ class OGPO(GCPOffPolicyAlgorithm):
 
     All step counts are environment steps. Defaults are the paper's with its code's errors mended.
 
-    :param policy: "FlowPolicy" or a policy class
+    :param policy: "FlowPolicy" or the name of another family, or a policy class
     :param env: environment, its id or a chunked vectorised environment; a plain one is wrapped in ``chunk_size``
     :param learning_rate: of the online actor; number, "lin_<number>", SB3 schedule or ``WarmupCosine`` (the default)
     :param critic_learning_rate: of the critics (the official code ignores its own and uses the actor's)

@@ -23,7 +23,7 @@ class PARL(GCPOffPolicyAlgorithm):
     Actions are optimised instead of the policy: the best of N samples by the critics, moved along the critics' gradient. The
     optimised action is executed, makes the TD target, and is what the generative policy is trained on by flow matching.
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``OptimisedActionPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``OptimisedActionPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of the generative policy
     :param best_of_n: samples per decision (N)

@@ -59,4 +59,4 @@ class OptimisedActionPolicy(GCPPolicy):
 
 
 POLICIES = for_families(OptimisedActionPolicy, __name__)
-FlowPolicy, DiffusionPolicy, FASTPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy, FASTPolicy = POLICIES

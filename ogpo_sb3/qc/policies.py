@@ -27,4 +27,4 @@ class BestOfNPolicy(GCPPolicy):
 
 
 POLICIES = for_families(BestOfNPolicy, __name__)
-FlowPolicy, DiffusionPolicy, FASTPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy, FASTPolicy = POLICIES

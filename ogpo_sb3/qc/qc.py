@@ -24,7 +24,7 @@ class QC(GCPOffPolicyAlgorithm):
 
         y = R + gamma^k (1 - done) Q_target(s', argmax_n Q(s', a'_n)).
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``BestOfNPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``BestOfNPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param best_of_n: candidates per decision (N)
     :param learning_rate: of the cloned policy during RL

@@ -30,4 +30,4 @@ class GaussianPolicy(GCPPolicy):
 
 
 POLICIES = for_families(GaussianPolicy, __name__)
-FlowPolicy, DiffusionPolicy, FASTPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy, FASTPolicy = POLICIES

@@ -26,7 +26,7 @@ class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
 
     A reference without a generative policy: a BC checkpoint only explores before ``learning_starts``.
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``GaussianPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``GaussianPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of actor and temperature
     :param q_agg: how heads are combined in targets

@@ -55,4 +55,4 @@ class SteerResidualPolicy(NoisePolicy, EditPolicy):
 
 
 POLICIES = for_families(SteerResidualPolicy, __name__)
-FlowPolicy, DiffusionPolicy = POLICIES
+FlowPolicy, DiffusionPolicy, ShortcutPolicy, MIPPolicy = POLICIES

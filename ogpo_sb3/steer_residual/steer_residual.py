@@ -25,7 +25,7 @@ class SteerResidual(EditMixin, DSRL):
     with w' and a' chosen as in acting. The residual is trained in every update; in the official code only where a success
     buffer is used. Entropy targets are -D/2 of the unscaled variables; the official 0 cannot be reached by a scaled edit.
 
-    :param policy: "FlowPolicy", "DiffusionPolicy" or a policy class derived from ``SteerResidualPolicy``
+    :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``SteerResidualPolicy``
     :param env: environment, its id or a chunked vectorised environment
     :param action_magnitude: latents lie within +- this
     :param edit_scale: largest edit of an action in [-1, 1], in (0, 2]

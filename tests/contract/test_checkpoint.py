@@ -38,7 +38,7 @@ OPTIONS = {
 
 def two_runs(path, algorithm, make_env, first, second, **options):
     """The state of an uninterrupted run (restarted environment) and of one that was loaded."""
-    live = algorithm("FlowPolicy", make_env(), **tiny(**options))
+    live = algorithm(options.pop("policy", "FlowPolicy"), make_env(), **tiny(**options))
     live.learn(first)
     assert live.save_checkpoint(path).suffix == ".ckpt"
     live.restart_env()
@@ -72,6 +72,21 @@ class TestGoingOn:
             model.set_random_seed(1)
             drawn.append(model.replay_buffer.sample(20)._asdict())
         assert not differences(*drawn)
+
+    @pytest.mark.parametrize(
+        ("policy", "kwargs"),
+        [
+            ("ShortcutPolicy", dict(noise_std=0.1)),
+            ("MIPPolicy", dict(network="residual")),
+            ("FlowPolicy", dict(network="transformer", attention_heads=2, sde_correction="learned")),
+        ],
+    )
+    def test_other_families_and_networks(self, policy, kwargs, tmp_path):
+        """Their cloning and their chains draw from the same generators."""
+        options = dict(policy=policy, success_bc=True, policy_kwargs=kwargs)
+        live, loaded = two_runs(tmp_path / "run", OGPO, lambda: vec(Line, 4), 30, 40, **options)
+        assert not differences(state(live), state(loaded))
+        assert loaded._n_actor_updates > 0 and "train/bc_loss" in loaded.logger.name_to_value
 
     @pytest.mark.parametrize("first", [4, 10, 12])
     def test_at_any_time(self, first, tmp_path):

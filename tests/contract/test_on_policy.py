@@ -25,7 +25,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from ogpo_sb3 import DPPO, ChunkActionWrapper, ReinFlow, evaluate
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
 from ogpo_sb3.common.errors import TrainingDivergedError
-from ogpo_sb3.dppo import DiffusionPolicy, FlowPolicy
 from tests.contract.models import (
     ACTION_SPACES,
     LINE_ID,
@@ -72,9 +71,23 @@ def same_predictions(first, second, n=4):
 
 
 class TestConstruction:
+    @pytest.mark.parametrize("policy", ["ShortcutPolicy", "MIPPolicy"])
+    @pytest.mark.parametrize("options", [dict(), dict(finetuned_steps=1)], ids=["all steps", "last step"])
+    def test_other_families(self, policy, options, tmp_path):
+        """They run, save and load; a BC checkpoint starts them, and no other family."""
+        trained = build((DPPO, policy), chunk_size=2, **options).learn(16)
+        assert trained._n_updates > 0 and trained.policy.family() == policy
+        trained.save(tmp_path / "model.zip")
+        assert same_predictions(trained, DPPO.load(tmp_path / "model.zip", device="cpu"))
+        trained.policy.save(tmp_path / "bc.zip")
+        again = build((DPPO, policy), chunk_size=2, pretrained_policy=tmp_path / "bc.zip")
+        assert not differences(again.actor.state_dict(), trained.policy.actor_ema.state_dict())
+        with pytest.raises(ValueError, match=f"holds a {policy}, wanted a DiffusionPolicy"):
+            build(chunk_size=2, pretrained_policy=tmp_path / "bc.zip")
+
     def test_policies(self):
         """C1: aliases, classes, an unknown name; equal parameters at equal seed."""
-        for alias, cls in (("DiffusionPolicy", DiffusionPolicy), ("FlowPolicy", FlowPolicy)):
+        for alias, cls in DPPO.policy_aliases.items():
             assert not differences(policy_state(build(policy=alias)), policy_state(build(policy=cls)))
         with pytest.raises(ValueError, match="unknown"):
             build(policy="NoSuchPolicy")

@@ -40,17 +40,18 @@ def observations(model, n):
     return {key: np.stack([obs[key] for obs in drawn]) for key in drawn[0]} if isinstance(drawn[0], dict) else np.stack(drawn)
 
 
+@pytest.mark.parametrize("policy", ["DiffusionPolicy", "ShortcutPolicy", "MIPPolicy"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_diffusion_policies_serve_too(name, tmp_path):
+def test_other_families_serve_too(name, policy, tmp_path):
     """The same algorithm around another family, from its own BC checkpoint and from no other's."""
-    model = rival(name, policy="DiffusionPolicy", chunk_size=2).learn(16)
-    assert model._n_updates > 0 and model.policy.family() == "DiffusionPolicy"
-    model.policy.save(tmp_path / "diffusion.zip")
-    again = rival(name, policy="DiffusionPolicy", chunk_size=2, pretrained_policy=tmp_path / "diffusion.zip")
+    model = rival(name, policy=policy, chunk_size=2).learn(16)
+    assert model._n_updates > 0 and model.policy.family() == policy
+    model.policy.save(tmp_path / "other.zip")
+    again = rival(name, policy=policy, chunk_size=2, pretrained_policy=tmp_path / "other.zip")
     obs = np.ones(3, np.float32)
     assert np.isfinite(again.predict(obs, deterministic=True)[0]).all()
-    with pytest.raises(ValueError, match="holds a DiffusionPolicy, wanted a FlowPolicy"):
-        rival(name, chunk_size=2, pretrained_policy=tmp_path / "diffusion.zip", policy_kwargs=dict(time_scale=1000.0))
+    with pytest.raises(ValueError, match=f"holds a {policy}, wanted a FlowPolicy"):
+        rival(name, chunk_size=2, pretrained_policy=tmp_path / "other.zip", policy_kwargs=dict(time_scale=1000.0))
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -50,9 +50,12 @@ def build(model=MODELS[0], env=None, chunk_size=1, n_envs=1, **kwargs):
     env = Line if env is None else env
     if not isinstance(env, gym.Env | VecEnv | str):
         env = vec(env, chunk_size, n_envs)
-    policy_kwargs = dict(net_arch=[16], denoising_steps=2) | kwargs.pop("policy_kwargs", {})
+    policy = kwargs.pop("policy", policy)
+    of_tokens = (policy if isinstance(policy, str) else policy.__name__) == "FASTPolicy"
+    sizes = dict(width=16, layers=1) if of_tokens else dict(denoising_steps=2)
+    policy_kwargs = dict(net_arch=[16]) | sizes | kwargs.pop("policy_kwargs", {})
     sizes = dict(n_steps=8, batch_size=8, n_epochs=2, learning_rate=1e-3, device="cpu", seed=0)
-    return algorithm(kwargs.pop("policy", policy), env, **sizes | kwargs, policy_kwargs=policy_kwargs)
+    return algorithm(policy, env, **sizes | kwargs, policy_kwargs=policy_kwargs)
 
 
 def state(model):

@@ -575,7 +575,7 @@ class TestAlgorithms:
         obs = np.zeros((300, 1), np.float32)
         before = learner.predict(obs)[0]
         assert before.std(axis=0).min() > 0.25 and np.abs(before.mean(axis=0)).max() < 0.2, "the clone is spread"
-        learner.learn(400)
+        learner.learn(500)
         after = learner.predict(obs)[0]
         assert np.abs(after.mean(axis=0) - 0.5).max() < 0.12 and after.std(axis=0).max() < 0.25
         assert np.abs(learner.predict(obs[:1], deterministic=True)[0] - 0.5).max() <= 0.2

@@ -87,6 +87,13 @@ def check_policy(model: "OGPO", objective: Objective) -> None:
             f"extraction={model.extraction!r} needs a cloning error per sample, as of flow and diffusion policies, "
             f"found {family.__name__}"
         )
+    if model.extraction in ("bptt", "fql") and not family.has_latent:
+        raise ValueError(
+            f"extraction={model.extraction!r} needs actions that follow from a latent, by differentiable steps, found "
+            f"{family.__name__}"
+        )
+    if model.ratio_steps is not None and not family.has_parts:
+        raise ValueError(f"ratio_steps={model.ratio_steps} is a part of a chain, and those of {family.__name__} are scored whole")
     if model.ratio_steps is not None and model.ratio_steps > gcp.stochastic_steps:
         raise ValueError(
             f"ratio_steps={model.ratio_steps} must not exceed the {gcp.stochastic_steps} denoising steps that have a density"

@@ -344,6 +344,19 @@ def test_what_means_nothing_is_refused(kwargs, named):
 
 
 @pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        (dict(extraction="bptt"), "extraction='bptt' needs actions that follow from a latent, .* found FASTGCP"),
+        (dict(extraction="fpo"), "extraction='fpo' needs a cloning error per sample, .* found FASTGCP"),
+        (dict(ratio_steps=2), "ratio_steps=2 is a part of a chain, and those of FASTGCP are scored whole"),
+    ],
+)
+def test_sequences_of_tokens_have_no_latent_and_no_parts(kwargs, named):
+    with pytest.raises(ValueError, match=named):
+        OGPO("FASTPolicy", Reach(), chunk_size=2, policy_kwargs=dict(net_arch=[16], n_critics=3), device="cpu", **kwargs)
+
+
+@pytest.mark.parametrize(
     ("replaced", "named"),
     [
         (dict(extraction="fql"), "extraction='fql' needs a policy with the network 'one_step'"),

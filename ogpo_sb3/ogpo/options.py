@@ -93,12 +93,14 @@ def check_policy(model: "OGPO", objective: Objective) -> None:
             f"{family.__name__}"
         )
     if model.ratio_steps is not None and not family.has_parts:
-        raise ValueError(f"ratio_steps={model.ratio_steps} is a part of a chain, and those of {family.__name__} are scored whole")
+        raise ValueError(
+            f"ratio_steps={model.ratio_steps} is a part of a chain, and those of {family.__name__} are scored whole"
+        )
     if model.ratio_steps is not None and model.ratio_steps > gcp.stochastic_steps:
         raise ValueError(
             f"ratio_steps={model.ratio_steps} must not exceed the {gcp.stochastic_steps} denoising steps that have a density"
         )
-    if model.entropy_coef > 0:
+    if model.entropy_coef > 0 and family.has_parts:  # that of tokens always follows from what is trained
         probe = next(gcp.parameters()).new_zeros(1, gcp.features_dim)
         with th.enable_grad():
             trained = gcp.entropy(gcp.condition(probe)).requires_grad

@@ -304,7 +304,7 @@ class TestRefusals:
         [
             (dict(advantage="best"), r"advantage must be one of .*'conservative'.*found 'best'"),
             (dict(q_agg="max"), r"q_agg must be one of .*'subsample'.*found 'max'"),
-            (dict(extraction="sac"), r"extraction must be one of \('ppo',\), found 'sac'"),
+            (dict(extraction="sac"), r"extraction must be one of .*'ppo'.*, found 'sac'"),
             (dict(group_size=0), "group_size must be at least 1, found 0"),
             (dict(group_size=1), "group_size=1 .*wanted at least 2"),
             (dict(actor_batch_size=0), "actor_batch_size must be at least 1, found 0"),

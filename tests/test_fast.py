@@ -497,6 +497,8 @@ class TestAlgorithms:
     def test_algorithms_that_need_a_latent_do_not_take_it(self):
         for name in ("DSRL", "FQL", "SteerResidual", "ReinFlow"):
             assert "FASTPolicy" not in getattr(ogpo_sb3, name).policy_aliases
+            with pytest.raises(ValueError, match=f"unknown policy of {name} 'FASTPolicy'"):
+                getattr(ogpo_sb3, name)("FASTPolicy", Reach())
         assert not FASTGCP.has_latent
 
     def test_the_penalty_is_zero_at_equal_actors(self):

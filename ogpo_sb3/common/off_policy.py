@@ -22,6 +22,7 @@ from ogpo_sb3.common.options import (
     check_at_least,
     check_critic_pretraining,
     check_heads,
+    check_policy_name,
     check_pretraining,
     check_shared,
     check_targets,
@@ -184,6 +185,7 @@ class GCPOffPolicyAlgorithm(
                 f"{type(self).__name__} needs a policy derived from {self.policy_base.__name__}, found {policy.__name__}; the "
                 f"names {list(self.policy_aliases)} choose a suitable one"
             )
+        check_policy_name(type(self).__name__, policy, self.policy_aliases)
         check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, offline_ratio)
         if optimize_memory_usage:
             raise NotImplementedError("optimize_memory_usage is not needed: the chunk buffer stores each observation once")

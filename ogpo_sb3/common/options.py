@@ -2,8 +2,10 @@
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+from ogpo_sb3.common.names import check_known
 from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
 
 
@@ -56,6 +58,17 @@ def check_pretraining(
         raise ValueError(f"clip_bc={clip_bc} stops behaviour cloning, but bc_steps is 0")
     if offline_ratio > 0 and demonstrations is None:
         raise ValueError(f"offline_ratio={offline_ratio} needs demonstrations with rewards, found None")
+
+
+def check_policy_name(algorithm: str, policy: Any, aliases: Iterable[str]) -> None:
+    """
+    :param algorithm: name of the algorithm
+    :param policy: as the user gave it; a class is not looked at
+    :param aliases: the policies that it knows by name
+    :raises ValueError: a name that is none of them
+    """
+    if isinstance(policy, str):
+        check_known(f"policy of {algorithm}", policy, aliases)
 
 
 def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -54,7 +54,7 @@ def test_actor_update(advantage, monkeypatch):
     model = typical(advantage=advantage, learning_rate=0.0)
     reference = Straightforward(model)
     batches = record(model.replay_buffer, "sample", monkeypatch)
-    chains = record(model.actor_ema, "sample_chain", monkeypatch)
+    chains = record(model.actor_ema.gcp, "sample_scored", monkeypatch)
     model._update_actor()
     repeated = batches[0].observations.repeat_interleave(model.group_size, dim=0)
     loss, gradient = reference.loss_and_gradient(batches[0].observations, *draws_of(reference, repeated, chains[0]))
@@ -91,7 +91,7 @@ def test_actor_gradient_of_every_variant(algorithm, kwargs, monkeypatch):
     reference = Straightforward(model)
     slow = Velocity(model.actor_slow.gcp.velocity_net) if model.penalty else None
     batches = record(model.replay_buffer, "sample", monkeypatch)
-    chains = record(model.actor_ema, "sample_chain", monkeypatch)
+    chains = record(model.actor_ema.gcp, "sample_scored", monkeypatch)
     bc_loss, states_of_generator = model.actor.gcp.bc_loss, []
 
     def cloning(*args):

@@ -73,7 +73,7 @@ class Package:
         """
         model, seconds = self.model, {"sampling": 0.0, "target_critics": 0.0, "backward": 0.0, "optimiser": 0.0}
         watched = [
-            (model.actor_ema, "sample_chain", "sampling"),
+            (model.actor_ema.gcp, "sample_scored", "sampling"),
             (model.critic_target, "forward", "target_critics"),
             (th.autograd, "backward", "backward"),
             (th.autograd, "grad", "backward"),

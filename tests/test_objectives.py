@@ -371,6 +371,27 @@ def test_update_against_loops(name):
     assert any(gradient.abs().max() > 1e-3 for gradient in expected)
 
 
+def test_one_step_update_against_a_loop():
+    """Of "fql": loss and every gradient of the one-step policy, sample by sample."""
+    model = filled("fql", dict(alpha=3.0), bc_coef=0.0)
+    parameters = list(model.policy.one_step.parameters())
+    reseed()
+    batch = model._sample(B)
+    z, loss = th.randn(B, D), 0.0
+    for b in range(B):
+        obs = batch.observations[b : b + 1]
+        action, sampled = model.policy.one_step(obs, z[b : b + 1])[0], ode(model.actor_ema.gcp, obs, z[b]).detach()
+        loss = loss + 3.0 * sum((action[d] - sampled[d]) ** 2 for d in range(D)) / (B * D)
+        loss = loss - sum(model.critic_target(obs, action.clamp(-1, 1)[None])[m, 0] for m in range(3)) / (3 * B)
+    expected = th.autograd.grad(loss, parameters)
+    reseed()
+    model._update_actor()
+    assert model._metrics["train/one_step_loss"][0].item() == pytest.approx(loss.item(), rel=1e-4, abs=1e-6)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        th.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected)
+
+
 @pytest.mark.parametrize("name", ["ppo, centred", "aw_ogpo, positive", "awr_fm, positive", "fpo", "fpo++"])
 def test_fixed_shapes_give_the_same_update(name, monkeypatch):
     """What a GPU does, every action in one block, those without a gradient too; against blocks of a few."""

@@ -125,11 +125,50 @@ class VelocityNet(nn.Module, ABC):
         return self(rows, time.repeat_interleave(n, dim=0), x.flatten(0, 1)).view(steps, n, -1)
 
 
-class VelocityMLP(VelocityNet):
+class SplitFirstLayer(VelocityNet):
+    """
+    Networks that begin with a linear layer on the concatenation of features, noisy action chunk and time embedding: a sum of
+    three products, of which two are shared between rows.
+
+    A subclass gives :attr:`first_layer`.
+
+    :param features_dim: F
+    :param action_dim: D
+    :param time_embed_dim: width of the time embedding
+    :param time_scale: see :class:`TimeEmbedding`
+    :param time_inputs: numbers of the time embedding
+    """
+
+    def __init__(self, features_dim: int, action_dim: int, time_embed_dim: int, time_scale: float, time_inputs: int):
+        super().__init__()
+        self.widths = (features_dim, action_dim, time_embed_dim)
+        self.time_embedding = TimeEmbedding(time_embed_dim, time_scale, time_inputs)
+
+    @property
+    @abstractmethod
+    def first_layer(self) -> nn.Linear:
+        """Its inputs are as wide as ``widths`` say, in their order."""
+
+    def _columns(self) -> tuple[th.Tensor, ...]:
+        """The columns of the first layer that see the features, x and the time."""
+        return self.first_layer.weight.split(self.widths, dim=1)
+
+    def condition(self, features: th.Tensor) -> th.Tensor:
+        """The features' part of the first layer, bias included: (S, F) to (S, H_1)."""
+        return F.linear(features, self._columns()[0], self.first_layer.bias)
+
+    def embed_times(self, t: th.Tensor) -> th.Tensor:
+        """The time's part of the first layer: (T,) to (T, H_1)."""
+        return F.linear(self.time_embedding(t), self._columns()[2])
+
+    def _pre_activation(self, condition: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
+        """(B, H_1) what the first layer gives, its three products together."""
+        return th.addmm(condition + time, x, self._columns()[1].T)
+
+
+class VelocityMLP(SplitFirstLayer):
     """
     v(s, x, t): an MLP on the concatenation of features, noisy action chunk and time embedding.
-
-    The first layer is linear in the concatenation, hence a sum of three products of which two are shared between rows.
 
     :param features_dim: F, dimension of the observation features
     :param action_dim: D, flat dimension of the action chunk
@@ -150,9 +189,7 @@ class VelocityMLP(VelocityNet):
         time_scale: float = 1000.0,
         time_inputs: int = 1,
     ):
-        super().__init__()
-        self.features_dim, self.action_dim = features_dim, action_dim
-        self.time_embedding = TimeEmbedding(time_embed_dim, time_scale, time_inputs)
+        super().__init__(features_dim, action_dim, time_embed_dim, time_scale, time_inputs)
         self.trunk = mlp(features_dim + action_dim + time_embed_dim, net_arch, action_dim, activation_fn)
         self._activations = [layer for layer in self.trunk if not isinstance(layer, nn.Linear)]
         # An activation with parameters of its own (PReLU) is left to autograd.
@@ -161,28 +198,17 @@ class VelocityMLP(VelocityNet):
     def _linears(self) -> list[nn.Linear]:
         return [layer for layer in self.trunk if isinstance(layer, nn.Linear)]
 
-    def _first(self) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """The columns of the first layer that see the features, x and the time."""
-        weight = self._linears()[0].weight
-        widths = (self.features_dim, self.action_dim, weight.shape[1] - self.features_dim - self.action_dim)
-        features, x, time = weight.split(widths, dim=1)
-        return features, x, time
+    @property
+    def first_layer(self) -> nn.Linear:
+        return self._linears()[0]
 
     def _later(self) -> list[th.Tensor]:
         """Weight and bias of every layer after the first."""
         return [p for layer in self._linears()[1:] for p in (layer.weight, layer.bias)]
 
-    def condition(self, features: th.Tensor) -> th.Tensor:
-        """The features' part of the first layer, bias included: (S, F) to (S, H_1)."""
-        return F.linear(features, self._first()[0], self._linears()[0].bias)
-
-    def embed_times(self, t: th.Tensor) -> th.Tensor:
-        """The time's part of the first layer: (T,) to (T, H_1)."""
-        return F.linear(self.time_embedding(t), self._first()[2])
-
     def forward(self, condition: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
         """See the base class."""
-        pre = th.addmm(condition + time, x, self._first()[1].T)
+        pre = self._pre_activation(condition, time, x)
         if not self._activations:
             return pre
         params = self._later()
@@ -194,7 +220,7 @@ class VelocityMLP(VelocityNet):
         if not self._sparse or x.requires_grad:
             return super().chains(condition, owner, time, x)
         dtypes = (self.matmul_dtype or x.dtype, self.backward_dtype or x.dtype)
-        return SparseRowsMLP.apply(condition, owner, time, x, self._first()[1], self._activations, dtypes, *self._later())
+        return SparseRowsMLP.apply(condition, owner, time, x, self._columns()[1], self._activations, dtypes, *self._later())
 
 
 class NoiseMLP(nn.Module):

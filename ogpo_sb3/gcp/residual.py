@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import torch as th
-import torch.nn.functional as F
 from torch import nn
 
-from ogpo_sb3.gcp.networks import TimeEmbedding, VelocityNet, dense
+from ogpo_sb3.gcp.networks import SplitFirstLayer, dense
 
 # Hidden width of a block over its outer width, as in SimBa and in the feed-forward part of a transformer.
 EXPANSION = 4
@@ -35,7 +34,7 @@ def feed_forward(width: int, activation_fn: type[nn.Module]) -> nn.Sequential:
     return nn.Sequential(dense(width, EXPANSION * width), activation_fn(), dense(EXPANSION * width, width))
 
 
-class ResidualMLP(VelocityNet):
+class ResidualMLP(SplitFirstLayer):
     """
     v(s, x, t): a linear layer on the concatenation of features, x and time embedding, then blocks h + MLP(LayerNorm(h)),
     then a LayerNorm and a linear layer (SimBa, arXiv 2410.09754).
@@ -60,29 +59,19 @@ class ResidualMLP(VelocityNet):
         time_scale: float = 1000.0,
         time_inputs: int = 1,
     ):
-        super().__init__()
+        super().__init__(features_dim, action_dim, time_embed_dim, time_scale, time_inputs)
         width = block_width("residual", net_arch)
-        self.widths = (features_dim, action_dim, time_embed_dim)
-        self.time_embedding = TimeEmbedding(time_embed_dim, time_scale, time_inputs)
         self.first = dense(sum(self.widths), width)
         self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), *feed_forward(width, activation_fn)) for _ in net_arch)
         self.last = nn.Sequential(nn.LayerNorm(width), dense(width, action_dim))
 
-    def _columns(self) -> tuple[th.Tensor, ...]:
-        """The columns of the first layer that see the features, x and the time."""
-        return self.first.weight.split(self.widths, dim=1)
-
-    def condition(self, features: th.Tensor) -> th.Tensor:
-        """The features' part of the first layer, bias included: (S, F) to (S, width)."""
-        return F.linear(features, self._columns()[0], self.first.bias)
-
-    def embed_times(self, t: th.Tensor) -> th.Tensor:
-        """The time's part of the first layer: (T,) to (T, width)."""
-        return F.linear(self.time_embedding(t), self._columns()[2])
+    @property
+    def first_layer(self) -> nn.Linear:
+        return self.first
 
     def forward(self, condition: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
         """See the base class."""
-        hidden = th.addmm(condition + time, x, self._columns()[1].T)
+        hidden = self._pre_activation(condition, time, x)
         for block in self.blocks:
             hidden = hidden + block(hidden)
         return self.last(hidden)

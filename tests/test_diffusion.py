@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from ogpo_sb3 import OGPO
 from ogpo_sb3.common.policies import DiffusionPolicy
 from ogpo_sb3.gcp import DiffusionGCP, FlowGCP
 from ogpo_sb3.gcp.diffusion import cosine_signal
 from ogpo_sb3.gcp.networks import VelocityNet
 
-from tests.toys import Bandit
+from tests.toys import bandit_learner
 
 F, D = 3, 6
 
@@ -352,21 +351,7 @@ class TestPolicy:
         assert all(th.equal(a, b) for a, b in zip(same.actor.parameters(), self.policy().actor.parameters(), strict=True))
 
     def test_ogpo_reaches_the_optimum_of_a_bandit(self):
-        model = OGPO(
-            "DiffusionPolicy",
-            Bandit(target=0.5),
-            learning_rate=3e-3,
-            critic_learning_rate=3e-3,
-            learning_starts=100,
-            batch_size=32,
-            actor_batch_size=8,
-            group_size=16,
-            clip_range=0.2,
-            actor_tau=0.05,
-            seed=0,
-            device="cpu",
-            policy_kwargs=dict(net_arch=[32, 32], n_critics=2, denoising_steps=3),
-        ).learn(800)
+        model = bandit_learner("DiffusionPolicy", denoising_steps=3).learn(800)
         actions, _ = model.predict(np.zeros((200, 1), np.float32))
         assert np.abs(actions.mean(axis=0) - 0.5).max() < 0.12
         assert model.policy.gcp_class is DiffusionGCP

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from ogpo_sb3 import OGPO
 from ogpo_sb3.common.policies import DiffusionPolicy, FlowPolicy, MIPPolicy
 from ogpo_sb3.gcp import MIPGCP
 
-from tests.toys import Bandit
+from tests.toys import bandit_learner
 
 F, D = 3, 6
 
@@ -198,21 +197,7 @@ class TestPolicy:
             self.policy(sde_correction="exact")
 
     def test_ogpo_reaches_the_optimum_of_a_bandit(self):
-        model = OGPO(
-            "MIPPolicy",
-            Bandit(target=0.5),
-            learning_rate=3e-3,
-            critic_learning_rate=3e-3,
-            learning_starts=100,
-            batch_size=32,
-            actor_batch_size=8,
-            group_size=16,
-            clip_range=0.2,
-            actor_tau=0.05,
-            seed=0,
-            device="cpu",
-            policy_kwargs=dict(net_arch=[32, 32], n_critics=2, noise_std=0.2),
-        ).learn(600)
+        model = bandit_learner("MIPPolicy", noise_std=0.2).learn(600)
         actions, _ = model.predict(np.zeros((200, 1), np.float32))
         assert np.abs(actions.mean(axis=0) - 0.5).max() < 0.12
         assert model.policy.gcp_class is MIPGCP

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from ogpo_sb3 import OGPO, dppo
+from ogpo_sb3 import dppo
 from ogpo_sb3.common.policies import FlowPolicy, ShortcutPolicy
 from ogpo_sb3.gcp import FlowGCP, ShortcutGCP
 
-from tests.toys import Bandit
+from tests.toys import bandit_learner
 
 F, D = 3, 6
 
@@ -280,21 +280,7 @@ class TestPolicy:
         np.testing.assert_array_equal(*(p.predict(observation, deterministic=True)[0] for p in (policy, loaded)))
 
     def test_ogpo_reaches_the_optimum_of_a_bandit(self):
-        model = OGPO(
-            "ShortcutPolicy",
-            Bandit(target=0.5),
-            learning_rate=3e-3,
-            critic_learning_rate=3e-3,
-            learning_starts=100,
-            batch_size=32,
-            actor_batch_size=8,
-            group_size=16,
-            clip_range=0.2,
-            actor_tau=0.05,
-            seed=0,
-            device="cpu",
-            policy_kwargs=dict(net_arch=[32, 32], n_critics=2, denoising_steps=2, noise_std=0.2),
-        ).learn(600)
+        model = bandit_learner("ShortcutPolicy", denoising_steps=2, noise_std=0.2).learn(600)
         actions, _ = model.predict(np.zeros((200, 1), np.float32))
         assert np.abs(actions.mean(axis=0) - 0.5).max() < 0.12
         assert model.policy.gcp_class is ShortcutGCP and issubclass(ShortcutGCP, FlowGCP)

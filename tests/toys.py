@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from ogpo_sb3 import OGPO
 
 
 class Bandit(gym.Env):
@@ -76,4 +77,23 @@ def reach_demonstrations(episodes: int = 20, seed: int = 0):
         final_observations=np.array(finals),
         successes=np.ones(episodes, bool),
         meta={"source": "shortest walks"},
+    )
+
+
+def bandit_learner(policy: str, **policy_kwargs):
+    """OGPO on the bandit with the settings that every generative family learns with, untrained."""
+    return OGPO(
+        policy,
+        Bandit(target=0.5),
+        learning_rate=3e-3,
+        critic_learning_rate=3e-3,
+        learning_starts=100,
+        batch_size=32,
+        actor_batch_size=8,
+        group_size=16,
+        clip_range=0.2,
+        actor_tau=0.05,
+        seed=0,
+        device="cpu",
+        policy_kwargs=dict(net_arch=[32, 32], n_critics=2, **policy_kwargs),
     )

@@ -11,12 +11,15 @@ if TYPE_CHECKING:
     from ogpo_sb3.common.policies import GCPPolicy
 
 
-def read_policy_file(path: str | os.PathLike[str], device: th.device | str = "cpu") -> dict[str, Any]:
+def read_policy_file(
+    path: str | os.PathLike[str], device: th.device | str = "cpu", family: str | None = None
+) -> dict[str, Any]:
     """
     :param path: file written by :meth:`ogpo_sb3.common.policies.GCPPolicy.save`
     :param device: where its tensors go
+    :param family: that its policy must be of; any when None
     :return: state_dict, data (constructor arguments), policy_class, gcp_names
-    :raises ValueError: no such file, or a file of another kind
+    :raises ValueError: no such file, a file of another kind, or of another family of policies
     """
     if not pathlib.Path(path).is_file():
         raise ValueError(f"pretrained_policy {str(path)!r} does not exist")
@@ -26,6 +29,8 @@ def read_policy_file(path: str | os.PathLike[str], device: th.device | str = "cp
         raise ValueError(f"pretrained_policy {str(path)!r} cannot be read as a policy file ({error})") from error
     if not isinstance(content, dict) or "policy_class" not in content:
         raise ValueError(f"pretrained_policy {str(path)!r} is no file of model.policy.save(...)")
+    if family is not None and content["policy_class"] != family:
+        raise ValueError(f"{path} holds a {content['policy_class']}, wanted a {family}")
     return content
 
 
@@ -38,9 +43,7 @@ def pretrained_actor_state(path: str | os.PathLike[str], policy: "GCPPolicy") ->
     :return: a state dict that fits its actors
     :raises ValueError: another family of policies, other spaces or another architecture
     """
-    saved = read_policy_file(path, policy.device)
-    if saved["policy_class"] != policy.family():
-        raise ValueError(f"{path} holds a {saved['policy_class']}, wanted a {policy.family()}")
+    saved = read_policy_file(path, policy.device, policy.family())
     for name in ("observation_space", "action_space"):
         if saved["data"][name] != getattr(policy, name):
             raise ValueError(f"{path} was trained with {name} {saved['data'][name]}, wanted {getattr(policy, name)}")

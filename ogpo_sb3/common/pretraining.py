@@ -47,10 +47,7 @@ def adopt_checkpoint(
     :return: the checkpoint's chunk size and completed policy_kwargs
     :raises ValueError: another family of policies, whose arguments would mean nothing
     """
-    content = read_policy_file(path)
-    wanted = policy if isinstance(policy, str) else policy.family()
-    if content["policy_class"] != wanted:
-        raise ValueError(f"{path} holds a {content['policy_class']}, wanted a {wanted}")
+    content = read_policy_file(path, family=policy if isinstance(policy, str) else policy.family())
     saved = content["data"]
     adopted = {name: saved[name] for name in (*_ACTOR_KWARGS, *content["gcp_names"])}
     return chunk_size_of(saved["action_space"]), {**adopted, **(policy_kwargs or {})}

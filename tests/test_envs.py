@@ -198,7 +198,7 @@ def test_a_simulator_that_lacks_its_own_dependency_names_that(monkeypatch):
         (KITCHEN, {"subtasks": "all"}, "complete, partial, mixed"),
         (KITCHEN, {"subtasks": ["fridge"]}, "fridge"),
         (PUSHT, {"obs_type": "pixels"}, "state, keypoints, image, state_image"),
-        (PUSHT, {"reward": "shaped"}, 'reward is "sparse" or "dense"'),
+        (PUSHT, {"reward": "shaped"}, "'sparse', 'dense', 'coverage'"),
         (PUSHT, {"obs_type": "image", "render_mode": "human"}, "cannot be combined"),
     ],
 )
@@ -348,14 +348,15 @@ def test_pusht_replays_human_demonstrations():
         np.testing.assert_array_equal(terminated, episode.terminals[-1])
 
 
-def test_pusht_dense_reward_is_the_covered_share():
+@pytest.mark.parametrize(("reward", "best"), [("dense", 1.0), ("coverage", 0.0)])
+def test_pusht_rewards_the_covered_share(reward, best):
     episode = load("shipped:pusht").episode(51)
-    env = gym.make(PUSHT, reward="dense")
+    env = gym.make(PUSHT, reward=reward)
     env.reset(options={"state": pusht.decode(episode.observations[0])})
     for action in episode.actions:
         _, reward, terminated, _, info = env.step(action)
-        assert reward == pytest.approx(min(info["coverage"] / 0.95, 1.0))
-    assert terminated and reward == 1.0
+        assert reward == pytest.approx(min(info["coverage"] / 0.95, 1.0) + best - 1.0)
+    assert terminated and reward == best
 
 
 def test_pusht_forgets_what_moved_before_a_restored_state():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ogpo_sb3.demonstrations import DemonstrationSet
 
 OBS_TYPES = ("state", "keypoints", "image", "state_image")
+REWARDS = ("sparse", "dense", "coverage")
 
 # Height and width of the published pictures, pixels.
 PUBLISHED_SIZE = 96
@@ -63,7 +64,8 @@ class PushTEnv(gym.Env):
 
     :param obs_type: see above.
     :param reward: "sparse": -1 per step and 0 on the step that succeeds; "dense": the engine's, covered share of the
-        outline over 0.95, at most 1.
+        outline over 0.95, at most 1; "coverage": the dense one minus 1. Success ends the episode, and a dense return is
+        larger the longer success is put off; where no step gives more than 0, nothing is gained by waiting.
     :param image_size: height and width of an observed picture, pixels: a number or a pair.
     :param render_mode: None, "rgb_array" (680 x 680 pictures) or "human" (a window; not with images as observations).
     """
@@ -79,8 +81,8 @@ class PushTEnv(gym.Env):
     ) -> None:
         images.check_obs_type("Push-T", obs_type, OBS_TYPES)
         height, width = images.picture_size("Push-T", image_size)
-        if reward not in ("sparse", "dense"):
-            raise ValueError(f'Push-T: reward is "sparse" or "dense", not {reward!r}.')
+        if reward not in REWARDS:
+            raise ValueError(f"Push-T: reward is one of {REWARDS}, not {reward!r}.")
         if render_mode == "human" and obs_type in ("image", "state_image"):
             # The engine draws either to its window or to an array, and observations need the array.
             raise ValueError(f'Push-T: render_mode="human" cannot be combined with obs_type={obs_type!r}.')
@@ -118,7 +120,7 @@ class PushTEnv(gym.Env):
         target = (np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0) + 1.0) * _HALF
         state, dense, _, _, engine_info = self.engine.step(target)
         success = bool(engine_info["is_success"])
-        reward = float(dense) if self.reward == "dense" else float(success) - 1.0
+        reward = {"sparse": float(success) - 1.0, "dense": float(dense), "coverage": float(dense) - 1.0}[self.reward]
         info = {"is_success": success, "coverage": float(engine_info["coverage"]), "state": state}
         if self.render_mode == "human":
             self.engine.render()
@@ -226,7 +228,7 @@ def adapt_demonstrations(
     :param demonstrations: raw states, or "state" observations adapted before; a set in the wanted form comes back
         unchanged.
     :param obs_type: of the environment.
-    :param reward: of the environment. Sparse rewards are written where successes are known; for dense ones, which no
+    :param reward: of the environment. Sparse rewards are written where successes are known; for others, which no
         data set records, there are none.
     :param image_size: of the environment.
     :return: the adapted set, ``meta["pusht_obs_type"]`` being ``obs_type``.
@@ -259,7 +261,7 @@ def adapt_demonstrations(
 
 def _with_rewards(demonstrations: "DemonstrationSet", reward: str) -> "DemonstrationSet":
     """Sparse rewards where successes are known, none for an environment that pays for coverage."""
-    if reward == "dense":
+    if reward != "sparse":
         return demonstrations if demonstrations.rewards is None else replace(demonstrations, rewards=None)
     if demonstrations.rewards is not None or demonstrations.successes is None:
         return demonstrations

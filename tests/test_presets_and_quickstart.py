@@ -35,10 +35,18 @@ def test_paper_values():
 
 def test_paper_size_on_a_cpu_announces_the_duration_once(caplog):
     kwargs = dict(learning_starts=4, batch_size=2, actor_batch_size=1, group_size=2, device="cpu")
+
+    def until_8(local_variables, global_variables):
+        return local_variables["self"].num_timesteps < 8
+
     with caplog.at_level(logging.WARNING, logger="ogpo_sb3"):
-        OGPO("FlowPolicy", Reach(), policy_kwargs=dict(net_arch=[16]), **kwargs).learn(8)
+        OGPO("FlowPolicy", Reach(), policy_kwargs=dict(net_arch=[16]), **kwargs).learn(10**7, callback=until_8)
         assert not caplog.records, "small networks need no word"
-        OGPO("FlowPolicy", Reach(), policy_kwargs=dict(net_arch=[512, 512], n_critics=2), **kwargs).learn(8)
+        wide = OGPO("FlowPolicy", Reach(), policy_kwargs=dict(net_arch=[512, 512], n_critics=2), **kwargs)
+        wide.learn(8)
+        assert not caplog.records, "nor do short runs"
+        wide._duration_announced = False
+        wide.learn(10**7, callback=until_8)
     assert len(caplog.records) == 1
     assert "hours" in caplog.text and "presets.quick()" in caplog.text
 

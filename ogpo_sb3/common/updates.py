@@ -25,6 +25,8 @@ from ogpo_sb3.critics import Fit, Regression, td_target
 
 # On a GPU metrics are read at logs, and after this many updates where logs are rarer.
 _UPDATES_BETWEEN_READS = 200
+# Seconds of updates ahead from which on a CPU's user is told how many there are.
+_LONG = 1200
 
 
 class UpdatesMixin(OffPolicyAlgorithm):
@@ -317,7 +319,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
 
     def _announce_duration(self, n_updates: int, seconds: float) -> None:
         """
-        On a CPU with networks of the paper's width: say once, from the first measured rate, how long the run will take.
+        On a CPU with networks of the paper's width: say once, from the first measured rate, how long a long run will take.
 
         :param n_updates: critic updates just done, with the actor updates that belonged to them
         :param seconds: their duration
@@ -329,13 +331,15 @@ class UpdatesMixin(OffPolicyAlgorithm):
         if self.device.type != "cpu" or widest < 512:
             return
         steps = max(self._total_timesteps - self.num_timesteps, 0)
-        hours = steps * (self.critic_updates_per_step or 1.0) * seconds / n_updates / 3600
+        left = steps * (self.critic_updates_per_step or 1.0) * seconds / n_updates
+        if left < _LONG:
+            return
         logging.getLogger("ogpo_sb3").warning(
             "%.2g updates per second on this CPU: the remaining %d environment steps need about %.1f hours; "
             "ogpo_sb3.presets.quick() is sized for two cores",
             n_updates / max(seconds, 1e-9),
             steps,
-            hours,
+            left / 3600,
         )
 
     def _record_metrics(self, n_updates: int, started: float) -> None:

@@ -3,12 +3,13 @@
 import csv
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from benchmarks.learning import __main__ as command
-from benchmarks.learning import collect, curves, diagnostics, plans, run, settings, stages, study
+from benchmarks.learning import collect, curves, diagnostics, plans, probe, run, settings, stages, study
 from benchmarks.learning.ablations import NoPolicyGradient
-from ogpo_sb3 import OGPOCA, OGPOChi2
+from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 
 from tests.toys import Reach, reach_demonstrations
@@ -149,6 +150,48 @@ def test_without_a_policy_gradient_only_successes_move_the_actor(algorithm, move
     model.learn(60)
     assert any((a != b).any() for a, b in zip(critic, model.critic.parameters(), strict=True))
     assert any((a != b).any() for a, b in zip(actor, model.actor.parameters(), strict=True)) is moves
+
+
+def test_the_probe_follows_the_critics_only_where_it_may():
+    def learned():
+        model = OGPO(
+            "FlowPolicy",
+            Reach(),
+            learning_starts=100,
+            critic_warmup_updates=100,
+            utd_actor=0.0,
+            batch_size=32,
+            actor_batch_size=32,
+            group_size=8,
+            clip_range=0.2,
+            actor_tau=0.2,
+            chunk_size=2,
+            seed=0,
+            device="cpu",
+            policy_kwargs=dict(net_arch=[32], n_critics=2, denoising_steps=2, noise_std=0.3),
+        )
+        return model.learn(110)
+
+    rows = {name: probe.probe(learned(), name, 40, 1e-3, Reach, episodes=2) for name in ("start", *probe.PROBES)}
+    assert set(rows["start"]) == set(probe.FIELDS)
+    followed, slow, drawn, still = (rows[n] for n in ("as trained", "a tenth of the rate", "random signs", "cloning alone"))
+    assert followed["q_gain"] > 0.5 * followed["group_q_std"] > 0
+    assert 0 < slow["moved"] < followed["moved"]
+    assert abs(drawn["q_gain"]) < 0.5 * followed["q_gain"]
+    assert still["moved"] == still["q_gain"] == 0, "there are no successes to clone"
+
+
+def test_the_critics_order_is_compared_with_the_simulators(monkeypatch):
+    for name, value in dict(RANKED_STATES=2, RANKED_ACTIONS=3, ROLLOUTS=1, HORIZON=6).items():
+        monkeypatch.setattr(probe, name, value)
+    kwargs = dict(net_arch=[16], n_critics=2, denoising_steps=2, noise_std=0.5)
+    model = OGPO(
+        "FlowPolicy", "ogpo/PushT-v0", learning_starts=40, seed=0, chunk_size=4, device="cpu", policy_kwargs=kwargs
+    ).learn(40)
+    env = gym.make("ogpo/PushT-v0", reward="coverage").unwrapped
+    ranked = probe.ranking(model, env)
+    assert -1 <= ranked["correlation"] <= 1
+    assert ranked["group"] <= ranked["best"] and ranked["choice"] <= ranked["best"] <= 0
 
 
 def test_a_killed_run_goes_on_and_is_summarised(tmp_path, monkeypatch, capsys):

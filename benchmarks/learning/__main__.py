@@ -8,6 +8,7 @@ COMMANDS = {
     "study": "all runs of a plan over the cores",
     "summary": "table, CSV and pictures of finished and unfinished runs",
     "plans": "what a plan consists of",
+    "probe": "whether the critics of a run may be followed",
 }
 
 

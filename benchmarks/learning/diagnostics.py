@@ -1,14 +1,13 @@
 """What to look at when a run fails. Nothing here changes the run: generators and records are as before."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch as th
 from ogpo_sb3 import OGPO
-from ogpo_sb3.extraction import ppo_clip_loss
 from stable_baselines3.common.logger import Logger
 
 # Means since the previous evaluation, as docs/modules/ogpo.md explains them.
@@ -97,38 +96,37 @@ def calibration_summary(bins: list[dict[str, float]]) -> dict[str, float]:
 
 def gradient_shares(model: Any) -> dict[str, float]:
     """
-    Norms of the two parts of OGPO's actor gradient on one batch, the cloning term with its coefficient.
+    Norms of the two parts of OGPO's actor gradient on one batch, its objective's and the cloning term's with its coefficient.
 
     :param model: an algorithm; empty for one that is not OGPO or has no batch yet
     :return: ``pg_grad_norm``; with success cloning also ``bc_grad_norm``, ``bc_share`` in [0, 1], and their ``bc_cosine``
     """
     if not isinstance(model, OGPO) or model.replay_buffer.size() < model.actor_batch_size:
         return {}
+    if model.extraction == "fql" or model.policy.state_value is not None:  # whose updates are not the actor's alone
+        return {}
     with undisturbed(model):
-        batch = model._sample(model.actor_batch_size)
-        with th.no_grad():
-            chain = model.actor_ema.sample_chain(batch.observations, model.group_size)
-            q = model.critic_target(batch.observations, chain.actions.unflatten(0, (-1, model.group_size)))
-            advantage, _ = model._advantage(q, batch, chain)
-        features = model.actor.features(batch.observations).repeat_interleave(model.group_size, dim=0)
-        log_prob = model.actor.gcp.chain_log_prob(features, chain.states).view(q.shape[1:])
-        clip_range = model.clip_schedule(model._current_progress_remaining)
-        policy = _gradient(model, ppo_clip_loss(log_prob, chain.log_prob.view_as(log_prob), advantage, clip_range))
+        clip_range = th.full((), model.clip_schedule(model._current_progress_remaining))
+        update, _ = model._imagine(model._sample(model.actor_batch_size), clip_range)
+        policy = _gradient(model, lambda: model._objective.backward(update))
         result = dict(pg_grad_norm=float(policy.norm()))
         successes = model._success_batch()
         if successes is not None:
-            cloning = _gradient(model, model.bc_coef * model._cloning_loss(successes))
+            cloning = _gradient(model, lambda: (model.bc_coef * model._cloning_loss(successes)).backward())
             norm = float(cloning.norm())
             result.update(bc_grad_norm=norm, bc_share=norm / max(norm + result["pg_grad_norm"], 1e-12))
             result["bc_cosine"] = float(th.nn.functional.cosine_similarity(policy, cloning, dim=0))
     return result
 
 
-def _gradient(model: Any, loss: th.Tensor) -> th.Tensor:
-    """All entries of the actor's gradient; ``.grad`` is left alone."""
+def _gradient(model: Any, backward: Callable[[], Any]) -> th.Tensor:
+    """All entries of the actor's gradient; an update begins without one, and so it is left."""
+    model.actor.optimizer.zero_grad(set_to_none=True)
+    backward()
     parameters = [p for p in model.actor.parameters() if p.requires_grad]
-    gradients = th.autograd.grad(loss, parameters, allow_unused=True)
-    return th.cat([th.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(parameters, gradients, strict=True)])
+    gradient = th.cat([th.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in parameters])
+    model.actor.optimizer.zero_grad(set_to_none=True)
+    return gradient
 
 
 @contextmanager

@@ -1,0 +1,177 @@
+"""May the critics of a run be followed? What a few updates of the actor alone, with critics and data as they are, do to it."""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+from ogpo_sb3 import evaluate
+from ogpo_sb3.common.checkpoint import checkpoints
+from ogpo_sb3.common.optimization import set_rate
+from ogpo_sb3.envs import pusht
+
+from benchmarks.learning.settings import algorithm, make_env, make_evaluation_env
+from benchmarks.learning.watch import append
+
+Transform = Callable[[th.Tensor], th.Tensor]
+FIELDS = ("probe", "updates", "success", "mean_return", "q_gain", "moved", "group_q_std", "group_action_std")
+# What is done to advantages, and to the algorithm's other attributes and learning rate ("rate", a factor).
+PROBES: dict[str, tuple[Transform | None, dict[str, Any]]] = {
+    "as trained": (None, {}),
+    "random signs": (lambda advantage: advantage * (2.0 * th.randint_like(advantage, 2) - 1.0), {}),
+    "cloning alone": (th.zeros_like, {}),
+    "without cloning": (None, dict(success_bc=False)),
+    "a tenth of the rate": (None, dict(rate=0.1)),
+}
+RANKED_STATES, RANKED_ACTIONS, ROLLOUTS, HORIZON = 24, 8, 4, 100
+
+
+def probe(model: Any, name: str, updates: int, rate: float, env_fn: Callable[[], Any], episodes: int) -> dict[str, Any]:
+    """
+    Actor updates on the replayed states, then what became of the policy.
+
+    :param model: OGPO with trained critics; its actor is changed
+    :param name: key of ``PROBES``, or "start"
+    :param updates: of the actor
+    :param rate: learning rate of the actor
+    :param env_fn: makes the environment of the evaluation
+    :param episodes: of the evaluation
+    :return: ``FIELDS``: success and return of the deployed policy; by how much the target critics think that its actions have
+        become better, how far these have moved (root mean square, same latents), and for comparison the standard deviations
+        of Q and of actions within a group
+    """
+    transform, changes = PROBES.get(name, (None, {}))
+    for attribute, value in changes.items():
+        if attribute != "rate":
+            setattr(model, attribute, value)
+    set_rate(model.actor.optimizer, rate * changes.get("rate", 1.0))
+    if transform is not None:
+        advantage_of = model._advantage
+
+        def transformed(*args: Any) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+            advantage, logged = advantage_of(*args)
+            return transform(advantage), logged
+
+        model._advantage = transformed
+    observations = model._sample(512).observations
+    latents = th.randn(512, model.actor.gcp.action_dim)
+    before, q_before, spread = _look(model, observations, latents)
+    model.policy.set_training_mode(True)
+    for _ in range(updates):
+        model._update_actor()
+    after, q_after, _ = _look(model, observations, latents)
+    result = evaluate(model, env_fn, n_episodes=episodes)
+    moved = (after - before).square().mean().sqrt().item()
+    return dict(
+        probe=name,
+        updates=updates,
+        success=result.success_rate,
+        mean_return=result.mean_return,
+        q_gain=q_after - q_before,
+        moved=moved,
+        **spread,
+    )
+
+
+@th.no_grad()
+def _look(model: Any, observations: Any, latents: th.Tensor) -> tuple[th.Tensor, float, dict[str, float]]:
+    """Actions of the EMA actor's ODE, their mean Q, and how far samples of its SDE and their Q spread within a group."""
+    actor = model.actor_ema
+    actions = actor.gcp.sample(actor.features(observations), latents)
+    group = actor.sample_chain(observations, RANKED_ACTIONS).actions.unflatten(0, (-1, RANKED_ACTIONS))
+    q = model.critic_target(observations, group).mean(dim=0)
+    spread = dict(group_q_std=q.std(dim=1).mean().item(), group_action_std=group.std(dim=1).mean().item())
+    return actions, model.critic_target(observations, actions[:, None]).mean().item(), spread
+
+
+@th.no_grad()
+def ranking(model: Any, env: pusht.PushTEnv) -> dict[str, float]:
+    """
+    The critics' order of a group of actions against the simulator's: each is executed, then the deployed policy for the rest
+    of ``HORIZON`` steps, ``ROLLOUTS`` times.
+
+    :param model: OGPO
+    :param env: Push-T, per step, with "state" observations
+    :return: ``correlation`` within groups, mean returns of a ``group``, of the critics' ``choice`` and of the truly ``best``
+    """
+    actor, chunk = model.actor_ema, model.chunk_size
+    observations = model._sample(RANKED_STATES).observations
+    actions = actor.sample_chain(observations, RANKED_ACTIONS).actions.unflatten(0, (-1, RANKED_ACTIONS))
+    q = model.critic_target(observations, actions).mean(dim=0).numpy()
+
+    def episode(state: np.ndarray, action: np.ndarray) -> float:
+        env.reset(seed=0)
+        obs, total, steps, done = env.set_state(state), 0.0, 0, False
+        while steps < HORIZON and not done:
+            for single in action.reshape(chunk, -1):
+                obs, reward, done, _, _ = env.step(single)
+                total += model.gamma**steps * reward
+                steps += 1
+                if done or steps == HORIZON:
+                    break
+            action = actor.sample(th.as_tensor(obs)[None]).numpy().clip(-1, 1)
+        return total
+
+    states = pusht.decode(observations.numpy())
+    returns = np.array(
+        [
+            [np.mean([episode(s, a) for _ in range(ROLLOUTS)]) for a in group]
+            for s, group in zip(states, actions.numpy(), strict=True)
+        ]
+    )
+    centred, q_centred = (x - x.mean(axis=1, keepdims=True) for x in (returns, q))
+    correlation = (centred * q_centred).sum() / np.sqrt((centred**2).sum() * (q_centred**2).sum())
+    choice = returns[np.arange(len(q)), q.argmax(axis=1)].mean()
+    return dict(correlation=correlation, group=returns.mean(), choice=choice, best=returns.max(axis=1).mean())
+
+
+def main(argv: list[str]) -> int:
+    """
+    :param argv: command-line arguments
+    :return: exit status
+    """
+    p = argparse.ArgumentParser(prog="python -m benchmarks.learning probe", description=__doc__)
+    p.add_argument("folder", type=pathlib.Path, help="of a run that was made with --keep-checkpoint")
+    p.add_argument("--updates", type=int, default=75, help="of the actor (default: %(default)s)")
+    p.add_argument("--rate", type=float, default=1e-4, help="learning rate of the actor (default: %(default)s)")
+    p.add_argument("--episodes", type=int, default=100, help="of each evaluation (default: %(default)s)")
+    p.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
+    args = p.parse_args(argv)
+    found = checkpoints(args.folder / "checkpoints")
+    if not found:
+        print(f"error: {args.folder} has no checkpoint: run it with --keep-checkpoint", file=sys.stderr)
+        return 1
+    th.set_num_threads(args.threads)
+    run = json.loads((args.folder / "settings.json").read_text())
+
+    def load() -> Any:
+        model = algorithm(run["settings"]["algo"]).load_checkpoint(
+            found[-1], make_env(run["env"], run["settings"]), device="cpu"
+        )
+        th.manual_seed(run["seed"])
+        return model
+
+    for name, updates in {"start": 0, **dict.fromkeys(PROBES, args.updates)}.items():
+        row = probe(
+            load(),
+            name,
+            updates,
+            args.rate,
+            lambda: make_evaluation_env(run["env"], run["settings"], run["evaluation"]),
+            args.episodes,
+        )
+        append(args.folder / "probe.csv", FIELDS, [row])
+        print(
+            " ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{value}" for key, value in row.items()),
+            flush=True,
+        )
+    env = make_env(run["env"], run["settings"]).unwrapped
+    if isinstance(env, pusht.PushTEnv) and env.obs_type == "state":
+        ranked = ranking(load(), env)
+        append(args.folder / "ranking.csv", tuple(ranked), [ranked])
+        print(" ".join(f"{key}={value:.3g}" for key, value in ranked.items()))
+    return 0

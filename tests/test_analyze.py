@@ -288,6 +288,19 @@ class TestResults:
         assert found["ratio_mean"] == 1.0 and found["ratio_std"] == 0.0 and found["beyond_clip"] == 0.0
         assert found["ratio_counts"][30] == found["n"], "the middle bin"
 
+    def test_centred_ratios_are_shown_as_the_update_sees_them(self, run, tmp_path):
+        model = load_model("ogpo", run[0] / "model.zip", gym.make(REACH))
+        with th.no_grad():
+            for p in model.actor.gcp.parameters():
+                p += 0.03  # lowers the likelihood of all chains of the EMA policy
+        mean = {}
+        for centred in (False, True):
+            model.extraction_kwargs = dict(centred=centred)
+            model.save(tmp_path / f"{centred}.zip")
+            context = Context(find([tmp_path / f"{centred}.zip"], "ogpo", REACH), Settings(**SMALL), tmp_path)
+            mean[centred] = ratios.compute(context)["stages"][0]["ratio_mean"]
+        assert mean[False] < 0.97 < 1.0 <= mean[True], "an arithmetic mean is at least the geometric one, which is 1"
+
     def test_histogram_without_ends(self):
         edges = np.array([0.0, 1.0, 2.0])
         assert ratios.histogram(np.array([-9.0, 0.0, 0.5, 1.0, 1.99, 2.0, 50.0]), edges).tolist() == [3, 4]

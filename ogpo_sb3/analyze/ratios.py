@@ -86,6 +86,8 @@ def _drawn(context: Context, i: int) -> tuple[np.ndarray, np.ndarray, float]:
         th.manual_seed(context.settings.seed)
         chain = policy.actor_ema.sample_chain(obs, group)
         log_ratio = policy.actor.chain_log_prob(obs, chain.states) - chain.log_prob
+        if getattr(getattr(model, "_objective", None), "centred", False):
+            log_ratio -= log_ratio.view(-1, group).mean(dim=1).repeat_interleave(group)
         q = policy.critic_target(obs, chain.actions.unflatten(0, (-1, group)))
         advantage = group_advantage(q, _strategy(model), model.q_agg)
     return log_ratio.double().cpu().numpy(), advantage.flatten().double().cpu().numpy(), float(agreement(q))

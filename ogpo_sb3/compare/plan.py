@@ -354,11 +354,10 @@ def _check_updates(env: str, by_algo: Mapping[str, Mapping[str, dict[str, Any]]]
     for algo, modes in by_algo.items():
         for mode, settings in modes.items():
             starts, n_envs = settings.get("learning_starts", 0), settings["n_envs"]
-            warmup = settings.get("critic_warmup_updates", 0) / (settings.get("utd_critic") or 1.0)
-            if starts + warmup >= steps:
+            if starts >= steps:
                 raise ValueError(
-                    f"{algo} ({mode}) on {env} would never update its policy: learning_starts={starts} and the critic's "
-                    f"warm-up of {warmup:g} steps do not end before --steps={steps}"
+                    f"{algo} ({mode}) on {env} would never update its policy: learning_starts={starts} does not end before "
+                    f"--steps={steps}"
                 )
             if not (isinstance(n_envs, int) and n_envs >= 1):
                 raise ValueError(f"n_envs of {algo} must be an integer of at least 1, found {n_envs!r}")

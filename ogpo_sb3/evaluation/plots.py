@@ -53,11 +53,12 @@ def plot_curves(
     """
     figure, axes = _figure((5.6 * len(panels), 4.0), len(panels))
     for ax, (label, curves), level in zip(axes, panels, [*before, *[None] * len(panels)], strict=False):
+        shade = 0.15 if len(curves) <= 5 else 0.04  # many bands on each other hide what lies below
         for i, (name, (steps, estimate, low, high, runs)) in enumerate(curves.items()):
             colour, style = COLOURS[i % len(COLOURS)], ("-", "--", "-.", ":")[i % 4]  # curves may lie on each other
             thousands = [step / 1000 for step in steps]
             ax.plot(thousands, estimate, linestyle=style, marker="o", markersize=3, color=colour, label=f"{name} ({runs})")
-            ax.fill_between(thousands, low, high, alpha=0.15, linewidth=0, color=colour)
+            ax.fill_between(thousands, low, high, alpha=shade, linewidth=0, color=colour)
         if level is not None:
             ax.axhline(level, color="gray", linestyle="--", linewidth=1, label="behaviour cloning")
         ax.set(xlabel="environment steps (thousands)", ylabel=label)
@@ -65,7 +66,7 @@ def plot_curves(
             ax.set_ylim(-0.02, 1.02)
         ax.set_xlim(left=0)
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.suptitle(title)
     save(figure, path)
 

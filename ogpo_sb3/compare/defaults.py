@@ -33,8 +33,11 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
         algo: dict(quick=dict(critic_warmup_updates=1_000), laptop=dict(critic_warmup_updates=5_000))
         for algo in ("fql", "pa_rl")
     },
-    # Half of its batches are demonstrations, which need rewards.
-    "rlpd": {**{preset: dict(offline_ratio=0.5, **_COLD) for preset in _SMALL}, "paper": dict(offline_ratio=0.5)},
+    # Half of RLPD's batches are demonstrations, which need rewards; SACfD weighs them by their number.
+    **{
+        algo: {**{preset: dict(offline_ratio=0.5, **_COLD) for preset in _SMALL}, "paper": dict(offline_ratio=0.5)}
+        for algo in ("rlpd", "sacfd")
+    },
     **{algo: dict(quick=_SMALL_ROLLOUTS, laptop=_SMALL_ROLLOUTS, paper=_ON_POLICY) for algo in ("dppo", "reinflow")},
 }
 _CLONING: dict[str, dict[str, Any]] = {

@@ -4,8 +4,9 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -19,13 +20,28 @@ from benchmarks.learning.watch import append
 
 Transform = Callable[[th.Tensor], th.Tensor]
 FIELDS = ("probe", "updates", "success", "mean_return", "q_gain", "moved", "group_q_std", "group_action_std")
-# What is done to advantages, and to the algorithm's other attributes and learning rate ("rate", a factor).
-PROBES: dict[str, tuple[Transform | None, dict[str, Any]]] = {
-    "as trained": (None, {}),
-    "random signs": (lambda advantage: advantage * (2.0 * th.randint_like(advantage, 2) - 1.0), {}),
-    "cloning alone": (th.zeros_like, {}),
-    "without cloning": (None, dict(success_bc=False)),
-    "a tenth of the rate": (None, dict(rate=0.1)),
+
+
+class Probe(NamedTuple):
+    """
+    What differs from the run.
+
+    :param transform: of advantages
+    :param attributes: of the algorithm
+    :param rate_factor: of the actor's learning rate
+    """
+
+    transform: Transform | None = None
+    attributes: Mapping[str, Any] = MappingProxyType({})
+    rate_factor: float = 1.0
+
+
+PROBES: dict[str, Probe] = {
+    "as trained": Probe(),
+    "random signs": Probe(lambda advantage: advantage * (2.0 * th.randint_like(advantage, 2) - 1.0)),
+    "cloning alone": Probe(th.zeros_like),
+    "without cloning": Probe(attributes=dict(success_bc=False)),
+    "a tenth of the rate": Probe(rate_factor=0.1),
 }
 RANKED_STATES, RANKED_ACTIONS, ROLLOUTS, HORIZON = 24, 8, 4, 100
 
@@ -44,11 +60,10 @@ def probe(model: Any, name: str, updates: int, rate: float, env_fn: Callable[[],
         become better, how far these have moved (root mean square, same latents), and for comparison the standard deviations
         of Q and of actions within a group
     """
-    transform, changes = PROBES.get(name, (None, {}))
-    for attribute, value in changes.items():
-        if attribute != "rate":
-            setattr(model, attribute, value)
-    set_rate(model.actor.optimizer, rate * changes.get("rate", 1.0))
+    transform, attributes, rate_factor = PROBES.get(name, Probe())
+    for attribute, value in attributes.items():
+        setattr(model, attribute, value)
+    set_rate(model.actor.optimizer, rate * rate_factor)
     if transform is not None:
         advantage_of = model._advantage
 
@@ -59,11 +74,12 @@ def probe(model: Any, name: str, updates: int, rate: float, env_fn: Callable[[],
         model._advantage = transformed
     observations = model._sample(512).observations
     latents = th.randn(512, model.actor.gcp.action_dim)
-    before, q_before, spread = _look(model, observations, latents)
+    before, q_before = _deployed(model, observations, latents)
+    spread = _spread(model, observations)
     model.policy.set_training_mode(True)
     for _ in range(updates):
         model._update_actor()
-    after, q_after, _ = _look(model, observations, latents)
+    after, q_after = _deployed(model, observations, latents)
     result = evaluate(model, env_fn, n_episodes=episodes)
     moved = (after - before).square().mean().sqrt().item()
     return dict(
@@ -78,14 +94,25 @@ def probe(model: Any, name: str, updates: int, rate: float, env_fn: Callable[[],
 
 
 @th.no_grad()
-def _look(model: Any, observations: Any, latents: th.Tensor) -> tuple[th.Tensor, float, dict[str, float]]:
-    """Actions of the EMA actor's ODE, their mean Q, and how far samples of its SDE and their Q spread within a group."""
+def _deployed(model: Any, observations: Any, latents: th.Tensor) -> tuple[th.Tensor, float]:
+    """Actions of the EMA actor's ODE, and their mean Q."""
     actor = model.actor_ema
     actions = actor.gcp.sample(actor.features(observations), latents)
-    group = actor.sample_chain(observations, RANKED_ACTIONS).actions.unflatten(0, (-1, RANKED_ACTIONS))
-    q = model.critic_target(observations, group).mean(dim=0)
-    spread = dict(group_q_std=q.std(dim=1).mean().item(), group_action_std=group.std(dim=1).mean().item())
-    return actions, model.critic_target(observations, actions[:, None]).mean().item(), spread
+    return actions, model.critic_target(observations, actions[:, None]).mean().item()
+
+
+@th.no_grad()
+def _spread(model: Any, observations: Any) -> dict[str, float]:
+    """How far samples of the EMA actor's SDE, and their Q, are apart within a group."""
+    actions, q = _group(model, observations)
+    return dict(group_q_std=q.std(dim=1).mean().item(), group_action_std=actions.std(dim=1).mean().item())
+
+
+def _group(model: Any, observations: Any) -> tuple[th.Tensor, th.Tensor]:
+    """Actions (S, G, D) and their Q (S, G), the mean over heads."""
+    chains = model.actor_ema.sample_chain(observations, RANKED_ACTIONS)
+    actions = chains.actions.unflatten(0, (-1, RANKED_ACTIONS))
+    return actions, model.critic_target(observations, actions).mean(dim=0)
 
 
 @th.no_grad()
@@ -100,8 +127,7 @@ def ranking(model: Any, env: pusht.PushTEnv) -> dict[str, float]:
     """
     actor, chunk = model.actor_ema, model.chunk_size
     observations = model._sample(RANKED_STATES).observations
-    actions = actor.sample_chain(observations, RANKED_ACTIONS).actions.unflatten(0, (-1, RANKED_ACTIONS))
-    q = model.critic_target(observations, actions).mean(dim=0).numpy()
+    actions, q = (x.numpy() for x in _group(model, observations))
 
     def episode(state: np.ndarray, action: np.ndarray) -> float:
         env.reset(seed=0)
@@ -118,10 +144,7 @@ def ranking(model: Any, env: pusht.PushTEnv) -> dict[str, float]:
 
     states = pusht.decode(observations.numpy())
     returns = np.array(
-        [
-            [np.mean([episode(s, a) for _ in range(ROLLOUTS)]) for a in group]
-            for s, group in zip(states, actions.numpy(), strict=True)
-        ]
+        [[np.mean([episode(s, a) for _ in range(ROLLOUTS)]) for a in group] for s, group in zip(states, actions, strict=True)]
     )
     centred, q_centred = (x - x.mean(axis=1, keepdims=True) for x in (returns, q))
     correlation = (centred * q_centred).sum() / np.sqrt((centred**2).sum() * (q_centred**2).sum())

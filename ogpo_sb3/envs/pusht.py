@@ -120,7 +120,8 @@ class PushTEnv(gym.Env):
         target = (np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0) + 1.0) * _HALF
         state, dense, _, _, engine_info = self.engine.step(target)
         success = bool(engine_info["is_success"])
-        reward = {"sparse": float(success) - 1.0, "dense": float(dense), "coverage": float(dense) - 1.0}[self.reward]
+        reward = float(dense) if self.reward != "sparse" else float(success)
+        reward -= float(self.reward != "dense")
         info = {"is_success": success, "coverage": float(engine_info["coverage"]), "state": state}
         if self.render_mode == "human":
             self.engine.render()

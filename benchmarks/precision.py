@@ -1,13 +1,15 @@
 """
 What a lower precision does to the likelihood ratio and to the gradient, against float64.
 
-    python benchmarks/precision.py [--steps 1000] [--csv FILE] [--critics]
+    python benchmarks/precision.py [--steps 1000] [--csv FILE] [--critics] [--policies FILE] [--device cuda]
 
 A flow policy of the paper's size (four layers of 512, K = 10) clones 25 expert episodes of Relocate in chunks of 4 (120
 numbers); it is the old policy. The current policy lies in the direction of further cloning, at distances for which the
 normalised log-ratio has a given spread over chains. Chains are drawn by the old policy in the precision in question, as an
 update does; the reference scores the same chains with the same parameters in float64. Then the critics: trained for some
-hundred updates on rollouts of the cloned policy, their conservative advantages on its chains.
+hundred updates on rollouts of the cloned policy, their conservative advantages on its chains. ``--policies`` keeps the cloned
+policies in a file and reads them from there the next time, on a machine without the simulator say; the critics are then left
+out.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import torch as th
 from ogpo_sb3 import OGPO, demos
 from ogpo_sb3.common.precision import matmul_precision
 from ogpo_sb3.extraction import agreement, group_advantage, ppo_clip_loss
-from ogpo_sb3.gcp import FlowGCP, row_blocks
+from ogpo_sb3.gcp import FlowGCP, owners, row_blocks
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -30,6 +32,7 @@ ENV = "ogpo/AdroitRelocate-v0"
 STATES, GROUP, CLIP = 16, 32, 0.01
 NOISES = (("tapered", 0.05), ("constant", 0.01), ("tapered", 0.1))
 SPREADS = (0.001, 0.003, 0.01, 0.03)
+PRECISIONS = {"cpu": ("fp32", "bf16", "bf16_full"), "cuda": ("fp32", "tf32", "bf16", "bf16_full")}
 FIELDS = ("noise", "spread", "precision", "rms_error", "error_to_spread", "bias", "other_clip", "cosine", "gradient_error")
 
 
@@ -97,13 +100,13 @@ def with_noise(policy: FlowGCP, schedule: str, std: float) -> FlowGCP:
     """The same networks with another noise."""
     made = FlowGCP(policy.features_dim, policy.action_dim, noise_schedule=schedule, noise_std=std)
     made.load_state_dict(policy.state_dict())
-    return made
+    return made.to(next(policy.parameters()).device)
 
 
 @th.no_grad()
 def scores(policy: FlowGCP, features: th.Tensor, states: th.Tensor) -> th.Tensor:
     """Log-likelihoods of all chains."""
-    owner = th.arange(STATES).repeat_interleave(GROUP)
+    owner = owners(STATES, GROUP, states.device)
     condition, blocks = policy.condition(features), row_blocks(states.shape[1], states, policy.denoising_steps)
     return th.cat([policy.log_prob_of(condition, states[:, rows], owner[rows]) for rows in blocks])
 
@@ -115,7 +118,7 @@ def exactly(policy: FlowGCP, features: th.Tensor, states: th.Tensor) -> th.Tenso
 
 def gradient(policy: FlowGCP, features: th.Tensor, states: th.Tensor, old: th.Tensor, advantage: th.Tensor) -> th.Tensor:
     """Of the clipped loss, all parameters in one vector."""
-    owner = th.arange(STATES).repeat_interleave(GROUP)
+    owner = owners(STATES, GROUP, states.device)
     policy.zero_grad(set_to_none=True)
     for rows in row_blocks(states.shape[1], states, policy.denoising_steps):
         log_prob = policy.log_prob_of(policy.condition(features), states[:, rows], owner[rows])
@@ -136,13 +139,13 @@ def compare(old: FlowGCP, new: FlowGCP, features: th.Tensor, spread: float, nois
         low, high = (middle, high) if found < spread else (low, middle)
     current = between(old, new, 0.5 * (low + high))
     rows = []
-    for precision in ("fp32", "bf16", "bf16_full"):
+    for precision in PRECISIONS[features.device.type]:
         th.manual_seed(0)
         with matmul_precision(old, precision), matmul_precision(current, precision):
             with th.no_grad():
                 chain = old.sample_chain(features, GROUP)
             found = scores(current, features, chain.states) - chain.log_prob
-            advantage = th.randn(STATES * GROUP)
+            advantage = th.randn(STATES * GROUP, device=features.device)
             own = gradient(current, features, chain.states, chain.log_prob, advantage)
         exact_old = exactly(old, features, chain.states)
         exact = exactly(current, features, chain.states) - exact_old
@@ -171,12 +174,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="updates of cloning before the comparison")
     parser.add_argument("--csv", type=pathlib.Path)
     parser.add_argument("--critics", action="store_true", help="only the critics")
+    parser.add_argument("--policies", type=pathlib.Path, help="file of cloned policies: read where it exists, else written")
+    parser.add_argument("--device", choices=list(PRECISIONS), default="cpu", help="of the comparison")
     args = parser.parse_args()
-    cloned, further, features, model = policies(args.steps)
+    model = None
+    if args.policies is not None and args.policies.exists():
+        cloned, further, features = th.load(args.policies, weights_only=False)
+    else:
+        cloned, further, features, model = policies(args.steps)
+        features = features.detach()
+        if args.policies is not None:
+            th.save((cloned, further, features), args.policies)
     if args.critics:
+        if model is None:
+            parser.error("--critics needs the model: give no file that exists already to --policies")
         print(critics(model))
         return
-    features = features.detach()
+    cloned, further, features = (part.to(args.device) for part in (cloned, further, features))
     table, rows = Table(*FIELDS), []
     for schedule, std in track(NOISES, "noises"):
         old, new = with_noise(cloned, schedule, std), with_noise(further, schedule, std)
@@ -190,7 +204,8 @@ def main() -> None:
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console(width=140).print(table)
-    print(critics(model))
+    if model is not None:
+        print(critics(model))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,15 @@ from benchmarks.update.states import TOLERANCE, Probe, set_agreement, set_clip_s
 from benchmarks.update.straightforward import Straightforward, Velocity
 from tests.test_ogpo import filled
 
+DEVICES = ["cpu", *(["cuda"] if th.cuda.is_available() else [])]
+
 
 def typical(**kwargs):
     """A model about half of whose chains are clipped and agreed upon, with nothing learnt yet."""
     model = filled(chunk_size=2, clip_range=0.002, **kwargs)
     th.manual_seed(3)
     np.random.seed(3)
-    set_agreement(model, 0.5)
+    set_agreement(model, 0.5, 4 * TOLERANCE)  # groups of four
     set_clip_share(model, 0.5)
     return model
 
@@ -49,9 +51,10 @@ def close(found, wanted, rtol=1e-5):
     assert float((found - wanted).norm()) <= rtol * float(wanted.norm())
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("advantage", ["mean", "conservative", "positive"])
-def test_actor_update(advantage, monkeypatch):
-    model = typical(advantage=advantage, learning_rate=0.0)
+def test_actor_update(advantage, device, monkeypatch):
+    model = typical(advantage=advantage, learning_rate=0.0, device=device)
     reference = Straightforward(model)
     batches = record(model.replay_buffer, "sample", monkeypatch)
     chains = record(model.actor_ema.gcp, "sample_scored", monkeypatch)
@@ -77,10 +80,12 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("algorithm", "kwargs"), VARIANTS)
-def test_actor_gradient_of_every_variant(algorithm, kwargs, monkeypatch):
+def test_actor_gradient_of_every_variant(algorithm, kwargs, device, monkeypatch):
     """Shortcuts against one pass over all chains, step by step, with the penalty and the cloning of each variant."""
-    model = filled(algorithm, steps=400, chunk_size=2, clip_range=0.002, learning_rate=0.0, **kwargs)
+    model = filled(algorithm, steps=400, chunk_size=2, clip_range=0.002, learning_rate=0.0, device=device, **kwargs)
+    generator = th.cuda if device == "cuda" else th
     th.manual_seed(3)
     np.random.seed(3)
     with th.no_grad():  # heads that agree on some chains, an actor that has left some of them beyond the clip
@@ -89,13 +94,13 @@ def test_actor_gradient_of_every_variant(algorithm, kwargs, monkeypatch):
         for parameter in model.actor.parameters():
             parameter += 0.02 * th.randn_like(parameter)
     reference = Straightforward(model)
-    slow = Velocity(model.actor_slow.gcp.velocity_net) if model.penalty else None
+    slow = Velocity(model.actor_slow.gcp.velocity_net).to(device) if model.penalty else None
     batches = record(model.replay_buffer, "sample", monkeypatch)
     chains = record(model.actor_ema.gcp, "sample_scored", monkeypatch)
     bc_loss, states_of_generator = model.actor.gcp.bc_loss, []
 
     def cloning(*args):
-        states_of_generator.append(th.get_rng_state())
+        states_of_generator.append(generator.get_rng_state())
         return bc_loss(*args)
 
     monkeypatch.setattr(model.actor.gcp, "bc_loss", cloning)
@@ -116,9 +121,9 @@ def test_actor_gradient_of_every_variant(algorithm, kwargs, monkeypatch):
     assert (len(states_of_generator) == 1) == model.success_bc
     assert 0.0 < model._metrics["train/gradient_fraction"][0] < 1.0
     if model.success_bc:
-        th.set_rng_state(states_of_generator[0])
+        generator.set_rng_state(states_of_generator[0])
         clones = batches[1]
-        x0, t = th.randn_like(clones.actions), th.rand(len(clones.actions))
+        x0, t = th.randn_like(clones.actions), th.rand(len(clones.actions), device=device)
         x_t = (1 - t[:, None]) * x0 + t[:, None] * clones.actions
         error = (reference.actor(clones.observations, x_t, t) - (clones.actions - x0)) ** 2
         weights = clones.valid.repeat_interleave(error.shape[1] // clones.valid.shape[1], dim=1)
@@ -133,8 +138,9 @@ def test_shares_are_as_wanted():
     assert probe.clip_share() == pytest.approx(0.5, abs=4 * TOLERANCE)
 
 
-def test_critic_update(monkeypatch):
-    model = filled(chunk_size=2, critic_learning_rate=0.0)
+@pytest.mark.parametrize("device", DEVICES)
+def test_critic_update(device, monkeypatch):
+    model = filled(chunk_size=2, critic_learning_rate=0.0, device=device)
     reference = Straightforward(model)
     batches = record(model.replay_buffer, "sample", monkeypatch)
     chains = record(model.actor_ema, "sample_chain", monkeypatch)

@@ -2,7 +2,8 @@
 Everything that is measured of OGPO's update, printed as tables and written as CSV.
 
     python -m benchmarks.update [--parts speed scaling end-to-end import] [--sizes small paper] [--device cpu cuda]
-                                [--threads N] [--repeats N] [--contenders "jax fp32" ...] [--csv FILE] [--quick]
+                                [--threads N] [--repeats N] [--contenders "jax fp32" ...] [--cases vanilla]
+                                [--csv FILE] [--quick]
 
 An update is one critic step and one actor step, sampling of the batches included. The contenders take turns within each
 round, so that a drift of the machine favours none; ratios are medians over rounds of straightforward time over the
@@ -58,7 +59,7 @@ def speed(args: argparse.Namespace) -> None:
     """Contenders against each other at each size."""
     file = report.CsvFile(args.csv, FIELDS)
     rows: list[report.Row] = []
-    cases = QUICK_CASES if args.quick else CASES
+    cases = [case for case in (QUICK_CASES if args.quick else CASES) if str(case).startswith(tuple(args.cases))]
     steps = len(args.device) * len(args.sizes) * (1 + len(cases) * (2 + args.repeats))
     with tqdm(total=steps, desc="update speed") as bar:
 
@@ -126,9 +127,14 @@ def main() -> None:
     parser.add_argument(
         "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), help=f"beside {REFERENCE}"
     )
+    parser.add_argument(
+        "--cases", nargs="+", default=[""], metavar="START", help='those whose names begin so, such as "CA 0.2"'
+    )
     parser.add_argument("--csv", type=pathlib.Path, help="of the speed part; other parts write beside it")
     parser.add_argument("--quick", action="store_true", help="two cases, one round, short runs: whether it works")
     args = parser.parse_args()
+    if not any(str(case).startswith(tuple(args.cases)) for case in CASES):
+        parser.error(f"--cases found {args.cases}, wanted beginnings of {[str(case) for case in CASES]}")
     args.repeats = args.repeats or (1 if args.quick else 5)
     has_cuda = report.cuda_name() is not None
     args.device = args.device or ["cpu", *(["cuda"] if has_cuda else [])]

@@ -8,6 +8,7 @@ Done by ``python -m benchmarks.update`` before it measures anything, where jax i
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import torch as th
 
@@ -24,6 +25,7 @@ def check() -> float:
     :return: the largest relative difference
     :raises ArithmeticError: it is above the tolerance
     """
+    jax.config.update("jax_default_matmul_precision", "highest")
     model = build(settings("small"), advantage="conservative")
     th.manual_seed(0)
     np.random.seed(0)

@@ -70,6 +70,8 @@ class Package:
 
         What is called by name (the EMA actor's chains, the target critics, backward passes, the optimiser) is timed where
         it is called; a part that an implementation does elsewhere counts as "scoring".
+
+        On a GPU the update is a recording that calls nothing: there these are the parts of the update done by operation.
         """
         model, seconds = self.model, {"sampling": 0.0, "target_critics": 0.0, "backward": 0.0, "optimiser": 0.0}
         watched = [
@@ -79,12 +81,14 @@ class Package:
             (th.autograd, "grad", "backward"),
             (model.actor.optimizer, "step", "optimiser"),
         ]
+        model.actor.gcp.on_device = False
         with contextlib.ExitStack() as stack:
             for target, name, part in watched:
                 stack.enter_context(_timed(model, target, name, seconds, part))
             started = now(model)
             model._update_actor()
             total = now(model) - started
+        model.actor.gcp.on_device = True
         return {**seconds, "scoring": total - sum(seconds.values())}
 
 
@@ -148,18 +152,21 @@ class Jax:
     """
     The same update jitted in JAX.
 
-    :param model: an OGPO model, whose parameters are copied and whose replay buffer is used
+    :param model: an OGPO model on the CPU, whose parameters are copied and whose replay buffer is used: batches go to JAX's
+        device as arrays, once
+    :param device: "cpu" or "cuda", JAX's
+    :param precision: "fp32" or "tf32"
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, device: str = "cpu", precision: str = "fp32"):
         try:
             import jax
         except ImportError as error:
             raise Unavailable("jax not installed") from error
-        if model.device.type == "cuda" and jax.default_backend() != "gpu":
+        if device == "cuda" and jax.default_backend() != "gpu":
             raise Unavailable("jax has no CUDA device")
-        # TF32 is JAX's default on GPUs; this contender is the single precision one.
-        jax.config.update("jax_default_matmul_precision", "highest")
+        # Products of float32 are TF32 by default on GPUs.
+        jax.config.update("jax_default_matmul_precision", {"fp32": "highest", "tf32": "tensorfloat32"}[precision])
         from benchmarks.update.jax_update import JaxUpdate
 
         self.model, self.run = model, JaxUpdate(model)

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.update.rates import PRECISIONS, ideal_seconds
@@ -83,7 +83,7 @@ class Recorder:
 
 
 def measure_size(
-    size: str, device: str, cases: tuple[Case, ...], threads: int, repeats: int, contenders: list[str], recorder: Recorder
+    size: str, device: str, cases: Sequence[Case], threads: int, repeats: int, contenders: list[str], recorder: Recorder
 ) -> None:
     """
     All cases of one size.
@@ -164,7 +164,7 @@ def _measure_case(case: Case, workers: dict[str, Worker], repeats: int, shared: 
                 row[f"{part}_ms"] = 1e3 * statistics.median(t[part] for t in rounds)
         row |= workers[name].ask("memory")
         # An implementation's own figures where it has them, so that the table shows that all did the same work.
-        row |= {**shares, **workers[name].ask("shares")} if name != "jax fp32" else shares
+        row |= {**shares, **workers[name].ask("shares")} if not name.startswith("jax") else shares
         recorder.on_row(row)
     recorder.advance(f"{size}, {case}: parts")
     recorder.units += _units(str(case), workers, max(1, repeats // 2), size, device)

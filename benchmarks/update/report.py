@@ -30,6 +30,7 @@ class CsvFile:
     def __init__(self, path: pathlib.Path | None, fields: Sequence[str]):
         self.path, self.fields = path, fields
         if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w", newline="") as file:
                 csv.DictWriter(file, fields).writeheader()
 

@@ -21,6 +21,7 @@ from typing import Any
 CONTENDERS = {  # name: class in benchmarks.update.contenders, precision
     "straightforward fp32": ("Eager", "fp32"),
     "jax fp32": ("Jax", "fp32"),
+    "jax tf32": ("Jax", "tf32"),
     "package fp32": ("Package", "fp32"),
     "package tf32": ("Package", "tf32"),
     "package bf16": ("Package", "bf16"),
@@ -49,6 +50,8 @@ class Worker:
             "OMP_NUM_THREADS": str(options["threads"]),
             "JAX_PLATFORMS": "cpu" if options["device"] == "cpu" else "",
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            # Its search among Triton's products takes minutes at the paper's size; cuBLAS is searched as ever.
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=false"),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.update.worker", role, *arguments],
@@ -116,9 +119,12 @@ class _Far:
         th.set_num_threads(options.threads)
         kind, precision = CONTENDERS[options.role]
         self.options, self.before = options, peak_memory_mb()
-        model = contenders.build(sizes.settings(options.size), options.device, precision, advantage=options.advantage)
-        model.policy.load_state_dict(th.load(options.state, map_location=options.device))
-        self.contender = getattr(contenders, kind)(model)
+        own = dict(device=options.device, precision=precision) if kind == "Jax" else {}
+        device, precision = ("cpu", "fp32") if own else (options.device, precision)
+        model = contenders.build(sizes.settings(options.size), device, precision, advantage=options.advantage)
+        if options.state:
+            model.policy.load_state_dict(th.load(options.state, map_location=device))
+        self.contender = getattr(contenders, kind)(model, **own)
         self.device = options.device
 
     def update(self) -> dict[str, Any]:

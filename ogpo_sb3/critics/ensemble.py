@@ -179,9 +179,9 @@ class CriticEnsemble(nn.Module):
         shared = th.baddbmm(bias, features.expand(self.n_critics, *features.shape), weight[:, : self.features_dim])
         if group > 1:
             shared = shared.repeat_interleave(group, dim=1)
-        x = th.baddbmm(shared, actions.expand(self.n_critics, *actions.shape), weight[:, self.features_dim : end])
+        x = shared.baddbmm_(actions.expand(self.n_critics, *actions.shape), weight[:, self.features_dim : end])
         if inputs is not None:
-            x = th.baddbmm(x, inputs, weight[:, end:])
+            x = x.baddbmm_(inputs, weight[:, end:])
         if not later:
             return x
         x = x.to(self.matmul_dtype or x.dtype)

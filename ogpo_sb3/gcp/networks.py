@@ -163,7 +163,7 @@ class SplitFirstLayer(VelocityNet):
 
     def _pre_activation(self, condition: th.Tensor, time: th.Tensor, x: th.Tensor) -> th.Tensor:
         """(B, H_1) what the first layer gives, its three products together."""
-        return th.addmm(condition + time, x, self._columns()[1].T)
+        return (condition + time).addmm_(x, self._columns()[1].T)  # added to the sum in place, not to a copy of it
 
 
 class VelocityMLP(SplitFirstLayer):

@@ -45,7 +45,7 @@ class SparseRowsMLP(th.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> th.Tensor:
         condition, owner, time, x, first, activations, dtypes, *params = inputs
         steps, n, _ = x.shape
-        pre = th.addmm((condition.index_select(0, owner) + time[:, None]).flatten(0, 1), x.flatten(0, 1), first.T)
+        pre = (condition.index_select(0, owner) + time[:, None]).flatten(0, 1).addmm_(x.flatten(0, 1), first.T)
         pre_activations = hidden_layers(pre.to(dtypes[0]), activations, params[:-2])
         ctx.save_for_backward(owner, x, first, *params, *pre_activations)
         ctx.n_params, ctx.activations, ctx.n_states, ctx.dtype = len(params), activations, len(condition), dtypes[1]

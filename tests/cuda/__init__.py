@@ -1,0 +1,1 @@
+"""What only a GPU can show. Collected where there is one (``tests/conftest.py``): ``pytest tests/cuda``."""

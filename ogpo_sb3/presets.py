@@ -37,10 +37,12 @@ def laptop(env_id: str) -> dict[str, Any]:
     seeds show at this scale (docs/guide/what_matters.md). Values lie in [0, 1], with a discount that reaches from an episode's
     end to its beginning.
 
+    Robomimic's tasks, whose steps cost a hundred times Adroit's, have larger chunks and batches and half the updates per step.
+
     :param env_id: registered task
     :return: keyword arguments of :class:`ogpo_sb3.OGPOCA`, pre-training included
     """
-    return dict(
+    settings: dict[str, Any] = dict(
         chunk_size=2,
         gamma=0.99,
         bc_steps=_BC_STEPS.get(env_id, 6_000),
@@ -62,6 +64,21 @@ def laptop(env_id: str) -> dict[str, Any]:
         best_of_n=8,
         policy_kwargs=dict(net_arch=[256, 256], n_critics=5, denoising_steps=4, noise_std=0.05),
     )
+    if "Robomimic" in env_id:
+        settings.update(chunk_size=4, clip_bc=0.5, batch_size=256, actor_batch_size=64, utd_critic=0.5, utd_actor=0.25)
+        settings["policy_kwargs"]["normalize_observations"] = True
+    return settings
+
+
+def laptop_noise(env_id: str) -> float:
+    """
+    Noise of the expert that the quickstart clones. Robomimic's scripted experts go one way only; pushed off it, they show how
+    to come back. Tool Hang and Transport leave no room for that.
+
+    :param env_id: registered task
+    :return: ``noise`` of :func:`ogpo_sb3.demonstrations.experts.collect`
+    """
+    return 1.0 if env_id in ("ogpo/RobomimicLift-v0", "ogpo/RobomimicCan-v0", "ogpo/RobomimicSquare-v0") else 0.0
 
 
 # Where cloning reaches clip_bc, which is looked at twenty times in these updates, within a few hundred.

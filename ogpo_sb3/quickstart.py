@@ -130,7 +130,8 @@ def _demonstrations(args: argparse.Namespace, path: pathlib.Path) -> str:
     if not path.exists():
         from ogpo_sb3 import demos
 
-        demos.main(["collect", "--env", args.env, "--episodes", str(args.episodes), "--seed", str(args.seed), "-o", str(path)])
+        what = ["--env", args.env, "--episodes", str(args.episodes), "--noise", str(presets.laptop_noise(args.env))]
+        demos.main(["collect", *what, "--seed", str(args.seed), "-o", str(path)])
     return str(path)
 
 

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from ogpo_sb3 import presets
 from ogpo_sb3.compare import __main__ as compare
 from ogpo_sb3.compare import defaults, plan, runner, settings
 from ogpo_sb3.compare.report import make
@@ -304,3 +305,9 @@ def test_settings_survive_json():
     assert settings.decode(settings.encode((1, 2))) == [1, 2]
     with pytest.raises(ValueError, match="JSON"):
         settings.encode(np.random.default_rng())
+
+
+def test_robomimic_is_cloned_from_noisy_demonstrations():
+    lift, door = (defaults.shared("laptop", f"ogpo/{name}-v0") for name in ("RobomimicLift", "AdroitDoor"))
+    assert lift["demo_noise"] == presets.laptop_noise("ogpo/RobomimicLift-v0") > door["demo_noise"] == 0.0
+    assert lift["policy_kwargs.normalize_observations"] and "policy_kwargs.normalize_observations" not in door

@@ -62,6 +62,8 @@ def shared(preset: str, env_id: str) -> dict[str, Any]:
     if "chunk_size" not in found:
         task = task_of(env_id)
         found["chunk_size"] = task.chunk_size if task is not None else 1
+    if preset == "laptop":
+        found["demo_noise"] = presets.laptop_noise(env_id)
     if preset != "paper":
         found.update({f"env.{name}": value for name, value in presets.laptop_env(env_id).items()})
     return found

@@ -170,6 +170,8 @@ def main(argv: list[str]) -> int:
         return 1
     th.set_num_threads(args.threads)
     run = json.loads((args.folder / "settings.json").read_text())
+    for name in ("probe.csv", "ranking.csv"):  # of an earlier probe
+        (args.folder / name).unlink(missing_ok=True)
 
     def load() -> Any:
         model = algorithm(run["settings"]["algo"]).load_checkpoint(

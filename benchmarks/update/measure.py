@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from benchmarks.update.rates import PRECISIONS, ideal_seconds
@@ -130,8 +131,8 @@ def _workers(roles: list[str], options: dict[str, Any], recorder: Recorder) -> I
 
 def _measure_case(case: Case, workers: dict[str, Worker], repeats: int, shared: dict[str, Any], recorder: Recorder) -> None:
     size, device = shared["size"], shared["device"]
-    for worker in workers.values():
-        worker.ask("update")
+    with ThreadPoolExecutor() as pool:  # XLA compiles for as long as all others take together
+        list(pool.map(lambda worker: worker.ask("update"), workers.values()))
     times: dict[str, list[dict]] = defaultdict(list)
     for turn in range(repeats):
         recorder.advance(f"{size}, {case}: round {turn + 1} of {repeats}")

@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     args = parser.parse_args()
+    if args.device == "cuda" and report.cuda_name() is None:
+        parser.error("--device cuda found no CUDA device")
     report.CONSOLE.print(report.machine(args.threads))
     rows = []
     for size in args.sizes:

@@ -194,6 +194,7 @@ COMBINATIONS: dict[str, Settings] = {
     },
     # Critics that know the cloned policy before the actor moves, few actor updates, an old policy that follows at once.
     "patient": {**_PATIENT, **_MINUS_ONE},
+    "patient,normalised": {**_PATIENT, **_MINUS_ONE, "policy_kwargs.normalize_observations": True},
     "patient,centred": {**_PATIENT, **_MINUS_ONE, "extraction_kwargs": {"centred": True}},
     "patient,dense": {**_PATIENT, **_DENSE, "best_of_n": 8},
 }
@@ -212,7 +213,7 @@ PLANS: dict[str, dict[str, Any]] = {
     ),
     "parts": dict(tasks=_FOUR, factors=["parts"], variants=["base"]),
     "remedies": dict(tasks=_FOUR, factors=["remedies"], variants=["base"]),
-    "patient": dict(tasks=["relocate", "hammer"], variants=["patient", "patient,centred", "patient,dense"]),
+    "patient": dict(tasks=["relocate", "hammer"], variants=["patient", "patient,normalised", "patient,centred", "patient,dense"]),
     "reward": dict(tasks=["relocate", "door", "hammer", "pen"], factors=["reward"], variants=["base"]),
     "smoke": dict(tasks=["smoke"], factors=["bc_coef"], variants=["base"]),
 }

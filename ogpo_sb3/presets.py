@@ -86,7 +86,7 @@ _BC_STEPS = {
     "ogpo/AdroitDoor-v0": 2_000,
     "ogpo/AdroitHammer-v0": 500,
     "ogpo/AdroitPen-v0": 500,
-    "ogpo/RobomimicLift-v0": 2_000,
+    "ogpo/RobomimicLift-v0": 1_000,
     "ogpo/RobomimicSquare-v0": 10_000,
 }
 

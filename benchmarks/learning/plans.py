@@ -213,7 +213,7 @@ PLANS: dict[str, dict[str, Any]] = {
     ),
     "parts": dict(tasks=_FOUR, factors=["parts"], variants=["base"]),
     "remedies": dict(tasks=_FOUR, factors=["remedies"], variants=["base"]),
-    "patient": dict(tasks=["relocate", "hammer"], variants=["patient", "patient,normalised", "patient,centred", "patient,dense"]),
+    "patient": dict(tasks=["relocate", "hammer"], variants=[name for name in COMBINATIONS if name.startswith("patient")]),
     "reward": dict(tasks=["relocate", "door", "hammer", "pen"], factors=["reward"], variants=["base"]),
     "smoke": dict(tasks=["smoke"], factors=["bc_coef"], variants=["base"]),
 }

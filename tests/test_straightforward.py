@@ -8,9 +8,8 @@ from ogpo_sb3.extraction import group_advantage, penalise_q, ppo_clip_loss
 
 from benchmarks.update.states import TOLERANCE, Probe, set_agreement, set_clip_share
 from benchmarks.update.straightforward import Straightforward, Velocity
+from tests.contract.models import DEVICES
 from tests.test_ogpo import filled
-
-DEVICES = ["cpu", *(["cuda"] if th.cuda.is_available() else [])]
 
 
 def typical(**kwargs):
@@ -18,7 +17,7 @@ def typical(**kwargs):
     model = filled(chunk_size=2, clip_range=0.002, **kwargs)
     th.manual_seed(3)
     np.random.seed(3)
-    set_agreement(model, 0.5, 4 * TOLERANCE)  # groups of four
+    set_agreement(model, 0.5)
     set_clip_share(model, 0.5)
     return model
 

@@ -59,8 +59,7 @@ def speed(args: argparse.Namespace) -> None:
     """Contenders against each other at each size."""
     file = report.CsvFile(args.csv, FIELDS)
     rows: list[report.Row] = []
-    cases = [case for case in (QUICK_CASES if args.quick else CASES) if str(case).startswith(tuple(args.cases))]
-    steps = len(args.device) * len(args.sizes) * (1 + len(cases) * (2 + args.repeats))
+    steps = len(args.device) * len(args.sizes) * (1 + len(args.cases) * (2 + args.repeats))
     with tqdm(total=steps, desc="update speed") as bar:
 
         def advance(what: str) -> None:
@@ -74,7 +73,7 @@ def speed(args: argparse.Namespace) -> None:
         recorder = Recorder(on_row, advance)
         for device in args.device:
             for size in args.sizes:
-                measure_size(size, device, cases, args.threads, args.repeats, args.contenders, recorder)
+                measure_size(size, device, args.cases, args.threads, args.repeats, args.contenders, recorder)
     for device in args.device:
         for size in args.sizes:
             here = [row for row in rows if (row["device"], row["size"]) == (device, size)]
@@ -133,8 +132,10 @@ def main() -> None:
     parser.add_argument("--csv", type=pathlib.Path, help="of the speed part; other parts write beside it")
     parser.add_argument("--quick", action="store_true", help="two cases, one round, short runs: whether it works")
     args = parser.parse_args()
-    if not any(str(case).startswith(tuple(args.cases)) for case in CASES):
-        parser.error(f"--cases found {args.cases}, wanted beginnings of {[str(case) for case in CASES]}")
+    cases = QUICK_CASES if args.quick else CASES
+    wanted, args.cases = args.cases, [case for case in cases if str(case).startswith(tuple(args.cases))]
+    if not args.cases:
+        parser.error(f"--cases found {wanted}, wanted beginnings of {[str(case) for case in cases]}")
     args.repeats = args.repeats or (1 if args.quick else 5)
     has_cuda = report.cuda_name() is not None
     args.device = args.device or ["cpu", *(["cuda"] if has_cuda else [])]

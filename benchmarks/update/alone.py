@@ -16,33 +16,23 @@ import statistics
 from tqdm import tqdm
 
 from benchmarks.update import report
+from benchmarks.update.measure import milliseconds, workers_of
 from benchmarks.update.sizes import SIZES
 from benchmarks.update.worker import CONTENDERS, Worker
 
 COLUMNS = ("size", "contender", ("ms", "ms per update"), "low", "high", ("critic_ms", "critic ms"), ("actor_ms", "actor ms"))
 
 
-def measure(contender: str, repeats: int, **options: object) -> report.Row | None:
+def measure(worker: Worker, repeats: int) -> report.Row:
     """
-    :param contender: key of ``CONTENDERS``
+    :param worker: of a contender
     :param repeats: timed rounds of half a second, after one that warms up
-    :param options: size, threads and device
-    :return: milliseconds: median, least and most of the rounds; None where it cannot run
+    :return: milliseconds: median, least and most of the rounds, medians of the parts
     """
-    worker = Worker(contender, advantage="mean", **options)
-    try:
-        reason = worker.answer().get("unavailable")
-        if reason is not None:
-            report.CONSOLE.print(f"not measured: {contender}: {reason}")
-            return None
-        worker.ask("update")
-        rounds = [worker.ask("update") for _ in range(repeats)]
-    finally:
-        worker.close()
+    worker.ask("update")
+    rounds = [worker.ask("update") for _ in range(repeats)]
     totals = [1e3 * sum(parts.values()) for parts in rounds]
-    row = dict(size=options["size"], contender=contender, ms=statistics.median(totals), low=min(totals), high=max(totals))
-    parts = {f"{p}_ms": 1e3 * statistics.median(r[p] for r in rounds) for p in ("critic", "actor") if p in rounds[0]}
-    return row | parts
+    return dict(ms=statistics.median(totals), low=min(totals), high=max(totals)) | milliseconds(rounds)
 
 
 def main() -> None:
@@ -59,12 +49,15 @@ def main() -> None:
     if args.device == "cuda" and report.cuda_name() is None:
         parser.error("--device cuda found no CUDA device")
     report.CONSOLE.print(report.machine(args.threads))
-    rows = []
+    rows: list[report.Row] = []
+    notes: list[str] = []
     for size in args.sizes:
+        options = dict(size=size, threads=args.threads, device=args.device, advantage="mean")
         for contender in tqdm(args.contenders, desc=f"{size} size"):
-            row = measure(contender, args.repeats, size=size, threads=args.threads, device=args.device)
-            if row is not None:
-                rows.append(row)
+            with workers_of([contender], options, notes) as ready:
+                rows += [dict(size=size, contender=name) | measure(worker, args.repeats) for name, worker in ready.items()]
+    for note in notes:
+        report.CONSOLE.print(f"not measured: {note}")
     report.table(f"Updates on {args.device}, one contender at a time", rows, COLUMNS)
 
 

@@ -165,6 +165,8 @@ class Jax:
             raise Unavailable("jax not installed") from error
         if device == "cuda" and jax.default_backend() != "gpu":
             raise Unavailable("jax has no CUDA device")
+        if device == "cpu" and precision == "tf32":
+            raise Unavailable("tf32 needs a GPU")
         # Products of float32 are TF32 by default on GPUs.
         jax.config.update("jax_default_matmul_precision", {"fp32": "highest", "tf32": "tensorfloat32"}[precision])
         from benchmarks.update.jax_update import JaxUpdate

@@ -102,18 +102,25 @@ def measure_size(
     names = [name for name in names if _products(name) in PRECISIONS[device]]
     with tempfile.TemporaryDirectory() as folder:
         recorder.advance(f"{size}: heads and ratios as wanted")
-        with _workers(["prepare"], {**shared, "state": folder}, recorder):
+        with workers_of(["prepare"], {**shared, "state": folder}, recorder.notes):
             pass
         for case in cases:
             state = pathlib.Path(folder) / f"{case.agreement}-{case.clip_share}.pt"
             recorder.advance(f"{size}, {case}: start and warm-up")
-            with _workers([*names, "rates"], {**shared, "advantage": case.advantage, "state": state}, recorder) as workers:
+            options = {**shared, "advantage": case.advantage, "state": state}
+            with workers_of([*names, "rates"], options, recorder.notes) as workers:
                 _measure_case(case, workers, repeats, shared, recorder)
 
 
 @contextlib.contextmanager
-def _workers(roles: list[str], options: dict[str, Any], recorder: Recorder) -> Iterator[dict[str, Worker]]:
-    """Processes of the roles that are available here, ready to be asked."""
+def workers_of(roles: list[str], options: dict[str, Any], notes: list[str]) -> Iterator[dict[str, Worker]]:
+    """
+    Processes of the roles that are available here, ready to be asked, by role.
+
+    :param roles: of :class:`benchmarks.update.worker.Worker`
+    :param options: theirs
+    :param notes: gets the reason for which one is not available, once
+    """
     started = [Worker(role, **options) for role in roles]
     try:
         ready = {}
@@ -121,8 +128,8 @@ def _workers(roles: list[str], options: dict[str, Any], recorder: Recorder) -> I
             reason = worker.answer().get("unavailable")
             if reason is None:
                 ready[worker.role] = worker
-            elif (note := f"{worker.role}: {reason}") not in recorder.notes:
-                recorder.notes.append(note)
+            elif (note := f"{worker.role}: {reason}") not in notes:
+                notes.append(note)
         yield ready
     finally:
         for worker in started:
@@ -160,15 +167,22 @@ def _measure_case(case: Case, workers: dict[str, Worker], repeats: int, shared: 
         row |= _speed(seconds, name, shares, rates, Work.of(settings(size)))
         ratios = [a / b for a, b in zip(totals[REFERENCE], totals[name], strict=True)]
         row |= {"ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
-        for part in ("critic", "actor"):
-            if part in rounds[0]:
-                row[f"{part}_ms"] = 1e3 * statistics.median(t[part] for t in rounds)
-        row |= workers[name].ask("memory")
+        row |= milliseconds(rounds) | workers[name].ask("memory")
         # An implementation's own figures where it has them, so that the table shows that all did the same work.
-        row |= {**shares, **workers[name].ask("shares")} if not name.startswith("jax") else shares
+        row |= {**shares, **workers[name].ask("shares")}
         recorder.on_row(row)
     recorder.advance(f"{size}, {case}: parts")
     recorder.units += _units(str(case), workers, max(1, repeats // 2), size, device)
+
+
+def milliseconds(rounds: list[dict]) -> Row:
+    """
+    :param rounds: seconds of an update by part
+    :return: medians of the parts that an implementation tells apart
+    """
+    return {
+        f"{part}_ms": 1e3 * statistics.median(t[part] for t in rounds) for part in ("critic", "actor") if part in rounds[0]
+    }
 
 
 def _products(name: str) -> str:

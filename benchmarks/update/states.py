@@ -20,7 +20,7 @@ from benchmarks.update.straightforward import Straightforward, agree
 AGREEMENTS = (0.2, 0.5)
 CLIP_SHARES = (0.0, 0.5)
 TOLERANCE = 0.03
-_PROBE_STATES = 64  # of the replay buffer, for each trial of a bisection
+_PROBE_CHAINS = 2048  # for each trial of a bisection: the share's error is about a hundredth
 
 
 def prepare(model: Any, folder: pathlib.Path) -> None:
@@ -74,17 +74,16 @@ class Probe:
         return float(((ratio - 1.0).abs() > self.run.clip_range).float().mean())
 
 
-def set_agreement(model: Any, wanted: float, tolerance: float = TOLERANCE) -> None:
+def set_agreement(model: Any, wanted: float) -> None:
     """
     Move critics from one shared head (all agree) towards independent ones (none do) until the share is as wanted.
 
     :param model: whose critics and target critics are made so, both alike
     :param wanted: share of chains on whose advantage sign all heads agree
-    :param tolerance: how far other chains' share may be from that; few chains need more
-    :raises RuntimeError: it is farther
+    :raises RuntimeError: the share of other chains is not, within ``TOLERANCE``
     """
     independent = [p.detach().clone() for p in model.critic.ensemble.parameters()]
-    probe = Probe(model, _PROBE_STATES)
+    probe = Probe(model, _PROBE_CHAINS // model.group_size)
 
     def trial(weight: float) -> float:
         _copy([th.lerp(q[:1].expand_as(q), q, weight) for q in independent], probe.run.target)
@@ -93,9 +92,9 @@ def set_agreement(model: Any, wanted: float, tolerance: float = TOLERANCE) -> No
     _bisect(trial, -wanted, 0.0, 1.0)
     for ensemble in (model.critic.ensemble, model.critic_target.ensemble):
         _copy(probe.run.target.parameters(), ensemble)
-    found = Probe(model, 2 * _PROBE_STATES).agreement()
-    if abs(found - wanted) > tolerance:
-        raise RuntimeError(f"heads agree on a share of {found:.3f} of the chains, wanted {wanted} within {tolerance}")
+    found = Probe(model, 2 * _PROBE_CHAINS // model.group_size).agreement()
+    if abs(found - wanted) > TOLERANCE:
+        raise RuntimeError(f"heads agree on a share of {found:.3f} of the chains, wanted {wanted} within {TOLERANCE}")
 
 
 def set_clip_share(model: Any, wanted: float) -> None:
@@ -106,7 +105,7 @@ def set_clip_share(model: Any, wanted: float) -> None:
     :param wanted: share of clipped chains; 0 stands for a quarter of the displacement that clips half of them, which clips
         next to none and still leaves no ratio at one
     """
-    probe = Probe(model, _PROBE_STATES)
+    probe = Probe(model, _PROBE_CHAINS // model.group_size)
     average = [p.detach().clone() for p in probe.run.ema.parameters()]
     directions = [p.square().mean().sqrt() * th.randn_like(p) for p in average]
 

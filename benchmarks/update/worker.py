@@ -119,8 +119,9 @@ class _Far:
         th.set_num_threads(options.threads)
         kind, precision = CONTENDERS[options.role]
         self.options, self.before = options, peak_memory_mb()
-        own = dict(device=options.device, precision=precision) if kind == "Jax" else {}
-        device, precision = ("cpu", "fp32") if own else (options.device, precision)
+        device, own = options.device, {}
+        if kind == "Jax":  # of the model it takes parameters and batches alone
+            device, precision, own = "cpu", "fp32", dict(device=device, precision=precision)
         model = contenders.build(sizes.settings(options.size), device, precision, advantage=options.advantage)
         if options.state:
             model.policy.load_state_dict(th.load(options.state, map_location=device))

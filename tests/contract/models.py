@@ -49,6 +49,7 @@ CHUNK_SIZES = [1, 4]
 # Every algorithm with chunks, the first without as well: the two hardly touch, and time is short.
 PAIRS = [(ALGORITHMS[0], 1), *((algorithm, 4) for algorithm in ALGORITHMS)]
 LINE_ID = "ContractLine-v0"
+DEVICES = ["cpu", *(["cuda"] if th.cuda.is_available() else [])]
 
 
 class Line(gym.Env):

@@ -18,6 +18,7 @@ from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from tests.contract.models import (
     ALGORITHMS,
     CHUNK_SIZES,
+    DEVICES,
     LINE_ID,
     OBSERVATION_SPACES,
     PAIRS,
@@ -33,8 +34,6 @@ from tests.contract.models import (
     tiny,
     vec,
 )
-
-DEVICES = ["cpu", *(["cuda"] if th.cuda.is_available() else [])]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,12 +1,14 @@
 """Updates recorded as CUDA graphs against the same updates done operation by operation, from the same draws."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
 from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, OGPOPlus
 from ogpo_sb3.common.errors import TrainingDivergedError
 
-from tests.contract.models import ALGORITHMS, PAIRS, RIVALS, build, rival, vec
+from tests.contract.models import ALGORITHMS, PAIRS, RIVALS, build, parameters, rival, tiny, vec
 from tests.test_ogpo import filled
 
 N = 9  # updates of each kind: three before the recording, the rest from it
@@ -25,6 +27,11 @@ def by_hand(model):
     return model
 
 
+def flat(network):
+    """A copy of all parameters, in one vector."""
+    return th.cat([p.detach().flatten() for p in network.parameters()])
+
+
 def updates(model, n=N, batch_size=8):
     """Some updates from fixed draws; everything that they log, and the parameters after them."""
     model.learn(0)  # a logger
@@ -36,7 +43,7 @@ def updates(model, n=N, batch_size=8):
         model.num_timesteps += 1
         model._update_current_progress_remaining(model.num_timesteps, 1000)
     logged = {name: th.stack([v.float().cpu() for v in values]) for name, values in model._metrics.items()}
-    return logged, th.cat([p.detach().flatten().cpu() for p in model.policy.parameters()])
+    return logged, flat(model.policy)
 
 
 def check_equal(captured, by_operation):
@@ -88,25 +95,18 @@ def test_recorded_updates_are_the_updates(algorithm, kwargs):
 
 @pytest.mark.parametrize("policy", ["DiffusionPolicy", "ShortcutPolicy", "MIPPolicy"])
 def test_every_family(policy):
-    found, wanted = [], []
-    for results, prepare in ((found, lambda m: m), (wanted, by_hand)):
-        env = vec(chunk_size=2)
-        sizes = dict(group_size=4, batch_size=8, actor_batch_size=4, learning_starts=10_000, buffer_size=500)
-        kwargs = dict(policy_kwargs=dict(net_arch=[16], n_critics=2, denoising_steps=2), seed=0)
-        model = prepare(OGPO(policy, env, device="cuda", learning_rate=1e-3, **sizes, **kwargs).learn(60))
-        results.append(updates(model))
-        results.append(len(recordings(model)))
-    assert found[1] > 0 == wanted[1]
-    check_equal(found[0], wanted[0])
+    sizes = tiny(device="cuda", learning_rate=1e-3, learning_starts=10_000, group_size=4)
+    captured, by_operation = (OGPO(policy, vec(chunk_size=2), **sizes).learn(60) for _ in range(2))
+    found, wanted = updates(captured), updates(by_hand(by_operation))
+    assert recordings(captured) and not by_operation._captured
+    check_equal(found, wanted)
 
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_every_rival(name):
-    def one(prepare):
-        model = prepare(rival(name, chunk_size=4, device="cuda", learning_rate=1e-3, learning_starts=10_000).learn(60))
-        return model, updates(model)
-
-    (captured, found), (by_operation, wanted) = one(lambda m: m), one(by_hand)
+    sizes = dict(chunk_size=4, device="cuda", learning_rate=1e-3, learning_starts=10_000)
+    captured, by_operation = (rival(name, **sizes).learn(60) for _ in range(2))
+    found, wanted = updates(captured), updates(by_hand(by_operation))
     assert recordings(captured) and not by_operation._captured
     check_equal(found, wanted)
 
@@ -118,16 +118,16 @@ def test_rates_and_clip_range_are_followed():
     updates(model)
     assert recordings(model)
     for network, rate in ((model.actor, 1e-3), (model.critic, 1e-2)):
-        before = th.cat([p.detach().flatten().clone() for p in network.parameters()])
+        before = flat(network)
         model._current_progress_remaining = 0.0
         model.train(gradient_steps=2, batch_size=8)
-        after = th.cat([p.detach().flatten() for p in network.parameters()])
+        after = flat(network)
         weight_decay_apart = 1e-7
         assert float((after - before).abs().max()) <= weight_decay_apart, rate
     assert float(model._metrics["train/clip_range"][-1]) == 0.0
     model._current_progress_remaining = 1.0
     model.train(gradient_steps=2, batch_size=8)
-    assert float((th.cat([p.detach().flatten() for p in model.critic.parameters()]) - after).abs().max()) > 1e-4
+    assert float((flat(model.critic) - after).abs().max()) > 1e-4
 
 
 def test_nothing_asks_the_host():
@@ -151,15 +151,11 @@ def test_a_bad_step_is_left_out_and_told():
     model = make()
     updates(model)
     batch = model._sample(8)
-
-    def critics():
-        return th.cat([p.detach().flatten() for p in model.critic.parameters()])
-
-    before = critics()
+    before = flat(model.critic)
     model._run(model._critic_step, batch._replace(rewards=batch.rewards * float("nan")))
-    assert th.equal(critics(), before)
+    assert th.equal(flat(model.critic), before)
     model._run(model._critic_step, batch)
-    assert not th.equal(critics(), before)
+    assert not th.equal(flat(model.critic), before)
     with pytest.raises(TrainingDivergedError, match="critic_loss"):
         model._read_metrics()
 
@@ -186,8 +182,8 @@ def test_saved_between_recorded_updates(algorithm, chunk_size, tmp_path):
 def test_parameters_set_under_recordings(algorithm):
     """``set_parameters`` gives the optimisers new tensors: what was recorded with the old ones is recorded anew."""
     model = build(algorithm, device="cuda", learning_rate=1e-3, critic_learning_rate=1e-3).learn(60)
-    saved = {name: _copy(value) for name, value in model.get_parameters().items()}
-    pessimism = _copy(model._next_pessimism)  # a state of the algorithm, which SB3's parameters do not have
+    saved = parameters(model)
+    pessimism = copy.deepcopy(model._next_pessimism)  # a state of the algorithm, which SB3's parameters do not have
     first = updates(model)
     model.set_parameters(saved)
     assert not recordings(model)
@@ -208,11 +204,3 @@ def test_tf32_is_in_force_for_updates_alone():
     assert products.fp32_precision == before
     q, q_wanted = rounded["train/q_mean"], wanted["train/q_mean"]
     assert 0.0 < float((q - q_wanted).abs().max()) < 1e-2 * max(float(q_wanted.abs().max()), 1.0)
-
-
-def _copy(value):
-    if isinstance(value, th.Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _copy(v) for key, v in value.items()}
-    return value

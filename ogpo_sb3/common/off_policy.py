@@ -32,7 +32,7 @@ from ogpo_sb3.common.policies import FAMILIES, GCPPolicy, by_name
 from ogpo_sb3.common.precision import check_precision
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.saving import SavingMixin
-from ogpo_sb3.common.schedules import Schedule, as_schedule
+from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.common.updates import UpdatesMixin
 from ogpo_sb3.critics.heads import with_support
 
@@ -258,11 +258,6 @@ class GCPOffPolicyAlgorithm(
             self._setup_model()
 
     # -- construction ---------------------------------------------------------------------------------------------
-
-    def _setup_lr_schedule(self) -> None:
-        self.lr_schedule = as_schedule(self.learning_rate, "learning_rate")
-        self.critic_lr_schedule = as_schedule(self.critic_learning_rate, "critic_learning_rate")
-        self.bc_lr_schedule = as_schedule(self.bc_learning_rate, "bc_learning_rate")
 
     def _setup_model(self) -> None:
         self.buffer_size = int(self.buffer_size)

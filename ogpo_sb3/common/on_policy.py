@@ -24,7 +24,7 @@ from ogpo_sb3.common.options import check_at_least, check_policy_name, check_pre
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, RewardScaling
 from ogpo_sb3.common.saving import ModelSavingMixin
-from ogpo_sb3.common.schedules import Schedule, as_schedule, schedule_value
+from ogpo_sb3.common.schedules import Schedule, schedule_value
 from ogpo_sb3.envs.chunking import steps_in
 
 SelfOnPolicy = TypeVar("SelfOnPolicy", bound="GCPOnPolicyAlgorithm")
@@ -146,11 +146,6 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
             self._setup_model()
 
     # -- construction ---------------------------------------------------------------------------------------------
-
-    def _setup_lr_schedule(self) -> None:
-        self.lr_schedule = as_schedule(self.learning_rate, "learning_rate")
-        self.critic_lr_schedule = as_schedule(self.critic_learning_rate, "critic_learning_rate")
-        self.bc_lr_schedule = as_schedule(self.bc_learning_rate, "bc_learning_rate")
 
     def _setup_model(self) -> None:
         if self.rollout_buffer_class is None:

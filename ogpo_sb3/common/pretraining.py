@@ -14,7 +14,7 @@ from ogpo_sb3.common.optimization import check_step, guarded_step, polyak, prepa
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.policy_files import read_policy_file
 from ogpo_sb3.common.progress import progress
-from ogpo_sb3.common.schedules import Schedule, schedule_value
+from ogpo_sb3.common.schedules import Schedule, as_schedule, schedule_value
 from ogpo_sb3.envs.chunking import chunk_size_of
 from ogpo_sb3.envs.registry import task_of
 
@@ -68,7 +68,15 @@ class PretrainingMixin(BaseAlgorithm):
     critic_pretrain_updates: int = 0  # where there are critics to pre-train
     demonstrations: Any
     pretrained_policy: str | pathlib.Path | None
+    critic_learning_rate: float | str | Schedule
+    bc_learning_rate: float | str | Schedule
+    critic_lr_schedule: Schedule
     bc_lr_schedule: Schedule
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = as_schedule(self.learning_rate, "learning_rate")
+        self.critic_lr_schedule = as_schedule(self.critic_learning_rate, "critic_learning_rate")
+        self.bc_lr_schedule = as_schedule(self.bc_learning_rate, "bc_learning_rate")
 
     def _init_pretraining(self) -> None:
         self.pretrained = False  # a BC policy exists: it explores before learning_starts

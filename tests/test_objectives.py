@@ -18,7 +18,7 @@ from ogpo_sb3.extraction import (
     fpo_log_ratio,
     fpo_loss,
     group_advantage,
-    group_log_ratio,
+    centred_clip_backward,
     ppo_clip_backward,
 )
 from ogpo_sb3.gcp import DiffusionGCP, FlowGCP, owners, row_blocks
@@ -258,7 +258,7 @@ def chains_reference(model, batch, weigh, centred=False):
         obs, rows = batch.observations[b : b + 1], slice(G * b, G * b + G)
         weights = weigh(advantages(model, obs, chain.states[-1, rows]))
         new, old = (net.gcp.chain_log_prob(obs.expand(G, -1), chain.states[:, rows]) for net in (model.actor, model.actor_ema))
-        common = sum((new[g] - old[g]).item() for g in range(G)) / G if centred else 0.0
+        common = sum(new[g] - old[g].detach() for g in range(G)) / G if centred else 0.0
         for g in range(G):
             ratio = (new[g] - old[g].detach() - common).exp()
             total = total - th.min(ratio * weights[g], ratio.clamp(0.95, 1.05) * weights[g]) / (B * G)
@@ -419,14 +419,14 @@ def test_diffusion_policies_have_every_objective(extraction):
     assert any(not th.equal(a, b) for a, b in zip(before, model.actor.parameters(), strict=True))
 
 
-def test_a_factor_common_to_a_group_clips_nothing_where_ratios_are_centred():
+def test_a_factor_common_to_a_group_changes_nothing_where_ratios_are_centred():
     """
-    The current policy is far less likely to make any of the chains. As the paper has it, negative advantages then have no
-    gradient left; centred, the gradient is the one without that factor.
+    The current policy is far less likely to make any of the chains of a state. As the paper has it, negative advantages then
+    have no gradient left; centred, it is the one without that factor, and nothing makes all chains more or less likely.
     """
     th.manual_seed(0)
     advantage = group_advantage(th.randn(3, 8, G))
-    scores = (0.01 * th.randn(8 * G)).requires_grad_()
+    scores = (0.05 * th.randn(8 * G)).requires_grad_()
     common = th.linspace(-0.5, 0.3, 8).repeat_interleave(G)
     condition, old = th.zeros(8, 1), th.zeros(8 * G)
 
@@ -434,12 +434,14 @@ def test_a_factor_common_to_a_group_clips_nothing_where_ratios_are_centred():
         scores.grad = None
         log_prob_of = lambda _, chains: (scores + shift)[chains]  # noqa: E731
         blocks = lambda n: [slice(i, min(i + 5, n)) for i in range(0, n, 5)]  # noqa: E731
-        centre = group_log_ratio(log_prob_of, condition, old, advantage, blocks).repeat_interleave(G) if centred else 0.0
-        ppo_clip_backward(log_prob_of, condition, old + centre, advantage.flatten(), 0.05, blocks)
-        return scores.grad.clone()
+        arguments = log_prob_of, condition, old, advantage if centred else advantage.flatten(), 0.05, blocks
+        known = centred_clip_backward(*arguments)[0] if centred else ppo_clip_backward(*arguments)
+        return scores.grad.clone(), known
 
-    alone = gradient(0.0, centred=False)
-    th.testing.assert_close(gradient(common, centred=True), gradient(0.0, centred=True), atol=1e-7, rtol=1e-5)
-    th.testing.assert_close(gradient(common, centred=True), alone, atol=1e-3, rtol=0.05)
-    lowered = (common < -0.1) & (advantage.flatten() < 0)
-    assert lowered.any() and (gradient(common, centred=False)[lowered] == 0).all() and (alone[lowered] != 0).all()
+    (alone, known), (shifted, known_shifted) = gradient(0.0, centred=True), gradient(common, centred=True)
+    th.testing.assert_close(shifted, alone, atol=1e-7, rtol=1e-5)
+    th.testing.assert_close(known_shifted.loss, known.loss)
+    assert th.equal(known_shifted.clipped, known.clipped) and known.clipped.any() and not known.clipped.all()
+    th.testing.assert_close(shifted.view(8, G).sum(dim=1), th.zeros(8), atol=1e-7, rtol=0.0)
+    lowered, (paper, _) = (common < -0.3) & (advantage.flatten() < 0), gradient(common, centred=False)
+    assert lowered.any() and (paper[lowered] == 0).all() and (shifted[lowered] != 0).any()

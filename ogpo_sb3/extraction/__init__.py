@@ -7,7 +7,7 @@ from ogpo_sb3.extraction.bptt import bptt_loss
 from ogpo_sb3.extraction.distillation import distillation_loss
 from ogpo_sb3.extraction.fpo import aspo_loss, fpo_error, fpo_log_ratio, fpo_loss
 from ogpo_sb3.extraction.gae import chunk_gae
-from ogpo_sb3.extraction.ppo_clip import Surrogate, group_log_ratio, ppo_clip_backward, ppo_clip_loss
+from ogpo_sb3.extraction.ppo_clip import Surrogate, centred_clip_backward, ppo_clip_backward, ppo_clip_loss
 from ogpo_sb3.extraction.regularizers import PenalisedQ, penalise_q
 from ogpo_sb3.extraction.sft import best_of_group
 
@@ -21,13 +21,13 @@ __all__ = [
     "backward_in_blocks",
     "best_of_group",
     "bptt_loss",
+    "centred_clip_backward",
     "chunk_gae",
     "distillation_loss",
     "fpo_error",
     "fpo_log_ratio",
     "fpo_loss",
     "group_advantage",
-    "group_log_ratio",
     "penalise_q",
     "ppo_clip_backward",
     "ppo_clip_loss",

@@ -96,31 +96,49 @@ def ppo_clip_backward(
     return Surrogate(loss, log_ratio, beyond > clip_range)
 
 
-def group_log_ratio(
+def centred_clip_backward(
     log_prob_of: Callable[[th.Tensor, th.Tensor], th.Tensor],
     condition: th.Tensor,
     old_log_prob: th.Tensor,
     advantage: th.Tensor,
+    clip_range: float | th.Tensor,
     blocks: Callable[[int], Iterable[slice]] | None = None,
-) -> th.Tensor:
+) -> tuple[Surrogate, th.Tensor]:
     """
-    What the log-ratios of a state's chains have in common: their mean, without gradient. Subtracted from them, it leaves the
-    preferences between the chains, which are all that group advantages speak of. Ours, not the paper's.
+    :func:`ppo_clip_loss` of ratios that are divided by their group's geometric mean, and its gradient. Ours, not the paper's.
+
+    log r~_g = log r_g - mean_h log r_h. With w_g = r~_g A_g where the clip leaves a gradient and 0 elsewhere, the gradient is
+    that of - mean_g (w_g - mean_h w_h) log r_g: within a state the factors sum to zero. What makes all of its chains more or
+    less likely is neither clipped nor asked for. (Were the mean taken for a constant, all could be made less likely without
+    end: the centred ratios do not show it.)
 
     :param log_prob_of: as of :func:`ppo_clip_backward`
     :param condition: (S, C)
     :param old_log_prob: (S * G,) under the policy that drew the chains, those of a state adjacent
-    :param advantage: (S, G); states without any are not scored
+    :param advantage: (S, G), no gradient; the chains of states without any are not scored, those of the others all
+    :param clip_range: eps, on the centred ratio
     :param blocks: as of :func:`ppo_clip_backward`
-    :return: (S,); 0 for states that are not scored
+    :return: what is known of the update, with centred ratios; (S,) the means, 0 for states that are not scored
     """
-    states, group = advantage.shape
-    log_ratio = old_log_prob.new_zeros(states * group)
-    scored = th.arange(states * group, device=old_log_prob.device)
+    scored = th.arange(advantage.numel(), device=advantage.device)
+    shown = scored
     if blocks is not None:
-        scored = scored[(advantage != 0).any(dim=1).repeat_interleave(group)]
+        scored = scored[(advantage != 0).any(dim=1).repeat_interleave(advantage.shape[1])]
+        shown = advantage.flatten().nonzero()[:, 0]
+    log_ratio = th.zeros_like(old_log_prob)
     with th.no_grad():
-        for block in [slice(0, states * group)] if blocks is None else blocks(len(scored)):
-            chains = scored[block]
-            log_ratio[chains] = log_prob_of(condition, chains) - old_log_prob[chains]
-    return log_ratio.view(states, group).mean(dim=1)
+        for block in [slice(0, len(scored))] if blocks is None else blocks(len(scored)):
+            log_ratio[scored[block]] = log_prob_of(condition, scored[block]) - old_log_prob[scored[block]]
+    centre = log_ratio.view_as(advantage).mean(dim=1)
+    centred = log_ratio.view_as(advantage) - centre[:, None]
+    ratio = centred.exp()
+    clipped = (ratio - 1.0) * advantage.sign() > clip_range
+    weight = (ratio * advantage).masked_fill(clipped, 0.0)
+    factor = ((weight - weight.mean(dim=1, keepdim=True)) / advantage.numel()).flatten()
+
+    def share(shared: th.Tensor, chains: th.Tensor) -> th.Tensor:
+        return -(factor[chains] * log_prob_of(shared, chains)).sum()
+
+    backward_in_blocks(share, condition, scored, blocks)
+    loss = ppo_clip_loss(centred, th.zeros_like(centred), advantage, clip_range)
+    return Surrogate(loss, centred.flatten()[shown], clipped.flatten()[shown]), centre

@@ -15,10 +15,10 @@ from ogpo_sb3.extraction import (
     backward_in_blocks,
     best_of_group,
     bptt_loss,
+    centred_clip_backward,
     fpo_error,
     fpo_log_ratio,
     fpo_loss,
-    group_log_ratio,
     ppo_clip_backward,
 )
 from ogpo_sb3.extraction.awr import normalised
@@ -95,10 +95,10 @@ class ClippedChains(Objective):
     """
     OGPO's own: the clipped ratio of chains, current over EMA policy (equations 3.2-3.3).
 
-    :param centred: divide each ratio by its group's geometric mean, r_g exp(-mean_g log r_g), without gradient. Not in the
-        paper. Advantages compare the chains of a state, and a factor that these have in common prefers none of them. But it
-        decides which are clipped: success cloning moves the current policy away from the EMA policy, which lowers the
-        likelihood of all its chains at once, and beyond the interval negative advantages no longer have a gradient
+    :param centred: divide each ratio by its group's geometric mean, r_g exp(-mean_g log r_g). Not in the paper.
+        Advantages compare the chains of a state, and a factor that these have in common prefers none of them. But it decides
+        which are clipped: success cloning moves the current policy away from the EMA policy, which lowers the likelihood of
+        all its chains at once, and beyond the interval negative advantages no longer have a gradient
     """
 
     chain_ratio = True
@@ -121,17 +121,12 @@ class ClippedChains(Objective):
         def log_prob_of(condition: th.Tensor, chains: th.Tensor) -> th.Tensor:
             return gcp.log_prob_of(condition, chain.states[:, chains], owner[chains], update.begin)
 
-        condition, old_log_prob = gcp.condition(update.features), chain.log_prob
-        centre = group_log_ratio(log_prob_of, condition, old_log_prob, weights, blocks) if self.centred else None
-        surrogate = ppo_clip_backward(
-            log_prob_of,
-            condition,
-            old_log_prob if centre is None else old_log_prob + centre[owner],
-            weights.flatten(),
-            update.clip_range,
-            blocks,
-        )
-        logged = {} if centre is None else dict(ratio_centre=centre.exp().mean())
+        scored = log_prob_of, gcp.condition(update.features), chain.log_prob
+        if self.centred:
+            surrogate, centre = centred_clip_backward(*scored, weights, update.clip_range, blocks)
+            logged = dict(ratio_centre=centre.exp().mean())
+        else:
+            surrogate, logged = ppo_clip_backward(*scored, weights.flatten(), update.clip_range, blocks), {}
         return dict(policy_loss=surrogate.loss, **surrogate.statistics(weights.numel(), update.clip_range), **logged)
 
 

@@ -308,11 +308,11 @@ def test_kitchen_judges_recordings_by_the_engines_own_numbers():
 
 def test_kitchen_ends_when_its_own_list_is_done():
     demonstration = load("shipped:kitchen-complete").episode(0)
-    env = gym.make(KITCHEN, subtasks=["microwave", "kettle"])
+    env = gym.make(KITCHEN, subtasks=["microwave", "kettle"], reward_scale=0.5)
     _, rewards, infos, terminated, _ = play(env, demonstration.actions)
     env.close()
     assert terminated and rewards[-1] == 0.0 and infos[-1]["completed"] == ["microwave", "kettle"]
-    assert rewards[0] == -7.0 and rewards[-2] == -6.0 and len(rewards) < 110
+    assert rewards[0] == -3.5 and rewards[-2] == -3.0 and len(rewards) < 110
 
 
 def test_kitchen_lists_are_d4rls():

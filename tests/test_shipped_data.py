@@ -76,6 +76,10 @@ def test_kitchen_rewards_are_read_off_the_recording():
     assert told.rewards.tolist() == [-7.0, -6.0, -6.0, 0.0, -6.0]
     np.testing.assert_array_equal(told.final_observations, [rows[4], rows[2]])
     assert kitchen.adapt_demonstrations(told, subtasks=names) is told
+    small = kitchen.adapt_demonstrations(data, subtasks=names, reward_scale=0.1)
+    np.testing.assert_allclose(small.rewards, 0.1 * told.rewards)
+    np.testing.assert_allclose(kitchen.adapt_demonstrations(small, subtasks=names).rewards, told.rewards)
+    np.testing.assert_allclose(kitchen.adapt_demonstrations(told, subtasks=names, reward_scale=0.1).rewards, small.rewards)
     with pytest.raises(ValueError, match="load the source again"):
         kitchen.adapt_demonstrations(told, subtasks="mixed")
 

@@ -48,10 +48,11 @@ class KitchenEnv(gym.Env):
 
     Observations are the engine's 59 numbers in single precision, sensor noise included, or pictures of its default camera, or
     both; actions are nine joint velocities scaled to ±1. With n subtasks finished so far a step is rewarded with n - 7, and
-    with 0 once all are finished, which also ends the episode. A subtask counts from the step that first finishes it, even if
-    it is undone later.
+    with 0 once all are finished, which also ends the episode; both times ``reward_scale``. A subtask counts from the step
+    that first finishes it, even if it is undone later.
 
     :param subtasks: "complete", "partial" or "mixed", or a list of the engine's subtask names.
+    :param reward_scale: factor on the reward; (1 - gamma) / 7 brings values into [-1, 0].
     :param robot_noise_ratio: the engine's noise on the joint sensors. It moves the arm as well: the engine's velocity
         control starts from the measured positions.
     :param object_noise_ratio: the engine's noise on the object sensors.
@@ -65,6 +66,7 @@ class KitchenEnv(gym.Env):
     def __init__(
         self,
         subtasks: str | Sequence[str] = "complete",
+        reward_scale: float = 1.0,
         robot_noise_ratio: float = 0.01,
         object_noise_ratio: float = 0.0005,
         obs_type: str = "state",
@@ -72,6 +74,7 @@ class KitchenEnv(gym.Env):
         render_mode: str | None = None,
     ) -> None:
         self.subtasks = subtask_names(subtasks)
+        self.reward_scale = reward_scale
         images.check_obs_type("Franka Kitchen", obs_type)
         size = images.picture_size("Franka Kitchen", image_size)
         prepare_drawing(render_mode if obs_type == "state" else "rgb_array")
@@ -129,7 +132,7 @@ class KitchenEnv(gym.Env):
         observation, _, _, _, engine_info = self.engine.step(action)
         completed = list(engine_info["episode_task_completions"])
         success = len(completed) == len(self.subtasks)
-        reward = 0.0 if success else len(completed) + REWARD_FLOOR
+        reward = 0.0 if success else self.reward_scale * (len(completed) + REWARD_FLOOR)
         info = {"is_success": success, "n_completed": len(completed), "completed": completed}
         return self._observe(observation["observation"]), reward, success, False, info
 
@@ -191,7 +194,10 @@ def finished(observations: np.ndarray, subtasks: Sequence[str]) -> np.ndarray:
 
 
 def adapt_demonstrations(
-    demonstrations: "DemonstrationSet", subtasks: str | Sequence[str] = "complete", **_: Any
+    demonstrations: "DemonstrationSet",
+    subtasks: str | Sequence[str] = "complete",
+    reward_scale: float = 1.0,
+    **_: Any,
 ) -> "DemonstrationSet":
     """Give recorded kitchen episodes this environment's rewards and ends.
 
@@ -201,6 +207,7 @@ def adapt_demonstrations(
 
     :param demonstrations: observations of 59 numbers; a set that is adapted already comes back unchanged.
     :param subtasks: as in ``KitchenEnv``.
+    :param reward_scale: as in ``KitchenEnv``.
     :return: the set with rewards, terminals and successes.
     """
     names = subtask_names(subtasks)
@@ -208,7 +215,11 @@ def adapt_demonstrations(
     if isinstance(observations, dict) or isinstance(final, dict) or observations.shape[1:] != (OBSERVATION_DIM,):
         return demonstrations  # what does not fit is for validate_for to name
     if demonstrations.meta.get("kitchen_subtasks") == list(names):
-        return demonstrations
+        factor = reward_scale / demonstrations.meta.get("kitchen_reward_scale", 1.0)
+        if factor == 1.0 or demonstrations.rewards is None:
+            return demonstrations
+        meta = {**demonstrations.meta, "kitchen_reward_scale": reward_scale}
+        return replace(demonstrations, rewards=factor * demonstrations.rewards, meta=meta)
     if "kitchen_subtasks" in demonstrations.meta:
         raise ValueError(
             f"{demonstrations.source}: these episodes were cut for the subtasks {demonstrations.meta['kitchen_subtasks']} "
@@ -237,10 +248,15 @@ def adapt_demonstrations(
         observations=observations[kept],
         actions=demonstrations.actions[kept],
         episode_ends=ends,
-        rewards=np.where(count == len(names), 0.0, count + REWARD_FLOOR),
+        rewards=reward_scale * np.where(count == len(names), 0.0, count + REWARD_FLOOR),
         terminals=count == len(names),
         final_observations=np.stack(finals) if known else None,
         successes=success,
         states=None if demonstrations.states is None else demonstrations.states[kept],
-        meta={**demonstrations.meta, "kitchen_subtasks": list(names), "adapted": note},
+        meta={
+            **demonstrations.meta,
+            "kitchen_subtasks": list(names),
+            "kitchen_reward_scale": reward_scale,
+            "adapted": note,
+        },
     )

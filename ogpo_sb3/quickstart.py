@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="folder (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=25_000, help="environment steps of fine-tuning (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="environment steps of fine-tuning (default: the task's, 25 000 for most)")
     parser.add_argument("--episodes", type=int, default=25, help="expert episodes to collect (default: %(default)s)")
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the final table (default: %(default)s)")
     parser.add_argument(
@@ -58,6 +58,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     runnable = [name for name, t in TASKS.items() if t.expert or t.demonstrations]
     if task is None or args.env not in runnable:
         parser.error(f"--env must be a task with demonstrations or an expert, one of {runnable}, found {args.env!r}")
+    if args.steps is None:
+        args.steps = presets.laptop_steps(args.env)
     for name in ("steps", "episodes", "eval_episodes", "curve_episodes", "eval_freq", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, found {getattr(args, name)}")

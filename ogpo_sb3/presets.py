@@ -33,7 +33,7 @@ def laptop(env_id: str) -> dict[str, Any]:
     """
     What the quickstart uses: fine-tuning a behaviour-cloned policy within minutes on two CPU cores.
 
-    On most tasks what carries it is that the policy clones its own successes at full weight; on Relocate it is the policy
+    On Hammer what carries it is that the policy clones its own successes at full weight; on Relocate it is the policy
     gradient (docs/guide/what_matters.md). Values are of the order of 1, with a discount that reaches from an episode's end to
     its beginning, or a dense reward.
 
@@ -97,6 +97,7 @@ _BC_STEPS = {
 }
 
 
+_KITCHENS = ("ogpo/KitchenComplete-v0", "ogpo/KitchenMixed-v0", "ogpo/KitchenPartial-v0")
 # What the study found for single tasks. Robomimic's steps cost a hundred times Adroit's: larger batches, half the updates.
 _ROBOMIMIC_LAPTOP: dict[str, Any] = dict(
     chunk_size=4,
@@ -107,38 +108,79 @@ _ROBOMIMIC_LAPTOP: dict[str, Any] = dict(
     utd_actor=0.25,
     policy_kwargs=dict(normalize_observations=True),
 )
+# The policy gradient on an equal footing with cloning of successes, once the critics know the cloned policy.
+_BALANCED: dict[str, Any] = dict(
+    gamma=0.97,
+    learning_starts=10_000,
+    critic_warmup_updates=10_000,
+    utd_actor=0.25,
+    clip_range=0.05,
+    tau=0.05,
+    actor_tau=0.05,
+    bc_coef=0.02,
+    policy_kwargs=dict(noise_std=0.1, normalize_observations=True),
+)
+# Human demonstrations, cloned to the end: they take a longer cloning and larger networks.
+_CLONED_LONG: dict[str, Any] = dict(
+    chunk_size=8, bc_steps=40_000, clip_bc=None, bc_learning_rate="lin_1e-3", batch_size=256, actor_batch_size=32
+)
+_KITCHEN_LAPTOP: dict[str, Any] = dict(
+    **_CLONED_LONG,
+    learning_starts=20_000,
+    utd_critic=0.25,
+    utd_actor=0.05,
+    bc_coef=0.1,
+    policy_kwargs=dict(network="residual", critic_net_arch=[256, 256], normalize_observations=True),
+)
 _LAPTOP: dict[str, dict[str, Any]] = {
-    # The policy gradient on an equal footing with cloning, once the critics know the cloned policy.
-    "ogpo/AdroitRelocate-v0": dict(
-        gamma=0.97,
-        learning_starts=10_000,
-        critic_warmup_updates=10_000,
-        utd_actor=0.25,
+    **dict.fromkeys(("ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), _BALANCED),
+    **dict.fromkeys(_KITCHENS, _KITCHEN_LAPTOP),
+    # Steps are cheap and critics go wrong away from what they have seen: few, small updates.
+    "ogpo/PushT-v0": dict(
+        **{**_CLONED_LONG, "actor_batch_size": 64},
+        learning_starts=40_000,
+        critic_warmup_updates=4_000,
+        utd_critic=0.1,
+        utd_actor=0.01,
+        learning_rate=3e-5,
         clip_range=0.05,
         tau=0.05,
         actor_tau=0.05,
-        bc_coef=0.02,
-        policy_kwargs=dict(noise_std=0.1, normalize_observations=True),
+        policy_kwargs=dict(net_arch=[512, 512, 512], critic_net_arch=[256, 256], noise_std=0.1, normalize_observations=True),
     ),
 }
-_LAPTOP_STEPS = {"ogpo/AdroitRelocate-v0": 35_000}
+_LAPTOP_STEPS = {
+    **dict.fromkeys(("ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), 35_000),
+    **dict.fromkeys(_KITCHENS, 60_000),
+    "ogpo/PushT-v0": 100_000,
+}
 
 
 def laptop_env(env_id: str) -> dict[str, Any]:
     """
-    Environment arguments of the quickstart: for Adroit and Robomimic 1 at success and 0 before.
+    Environment arguments of the quickstart: rewards under which values are of the order of 1.
 
-    That is the sparse reward -1/0 on another scale: with discount gamma its values are those of -1/0 times (1 - gamma) plus 1,
-    so that they lie in [0, 1] whatever gamma is. The engine's dense rewards of Door, Hammer and Pen are not used: they pay
-    several points per step for a state just short of success, which ends the episode. Relocate's does not, and is.
+    On Door, Hammer and Robomimic's tasks 1 at success and 0 before. That is the sparse reward -1/0 on another scale: with
+    discount gamma its values are those of -1/0 times (1 - gamma) plus 1, so that they lie in [0, 1] whatever gamma is. The
+    engine's dense rewards of Door, Hammer and Pen pay several points per step for a state just short of success, which ends
+    the episode; Pen's is scaled so far down that success pays more.
 
     :param env_id: registered task
     :return: keyword arguments of ``gymnasium.make``
     """
-    if env_id == "ogpo/AdroitRelocate-v0":
-        return dict(reward="dense", reward_scale=0.1, success_bonus=5.0)
+    if env_id in _REWARDS:
+        return dict(_REWARDS[env_id])
     scaled = "Adroit" in env_id or "Robomimic" in env_id
     return dict(reward="sparse", reward_scale=0.0, success_bonus=1.0) if scaled else {}
+
+
+_REWARDS: dict[str, dict[str, Any]] = {
+    "ogpo/AdroitPen-v0": dict(reward="dense", reward_scale=0.01, success_bonus=5.0),
+    "ogpo/AdroitRelocate-v0": dict(reward="dense", reward_scale=0.1, success_bonus=5.0),
+    # From -7 per step: values in about [-1, 0]
+    **{name: dict(reward_scale=0.0015) for name in _KITCHENS},
+    "ogpo/PushT-v0": dict(reward="coverage"),
+}
 
 
 # What differs between tasks in the paper's tables; where paper and official scripts disagree, the scripts' value.
@@ -164,7 +206,7 @@ _PAPER: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("ogpo/RobomimicLift-v0", "ogpo/RobomimicCan-v0", "ogpo/RobomimicSquare-v0"), _SQUARE),
     "ogpo/RobomimicToolHang-v0": {**_ROBOMIMIC, "_width": 5},
     "ogpo/RobomimicTransport-v0": {**_ROBOMIMIC, "bc_steps": 1_000_000, "_width": 5},
-    **dict.fromkeys(("ogpo/KitchenComplete-v0", "ogpo/KitchenMixed-v0", "ogpo/KitchenPartial-v0"), _KITCHEN),
+    **dict.fromkeys(_KITCHENS, _KITCHEN),
     **dict.fromkeys(("ogpo/AdroitDoor-v0", "ogpo/AdroitHammer-v0", "ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), _ADROIT),
     "ogpo/Libero-v0": _LIBERO,
     "ogpo/PushT-v0": dict(bc_steps=500_000, learning_starts=20_000, bc_coef=0.1),

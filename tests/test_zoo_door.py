@@ -20,6 +20,7 @@ from ogpo_sb3.zoo.runs import find_runs
 ROOT = pathlib.Path(__file__).parents[1]
 TASK = ("--algo", "ogpo_ca", "--env", "ogpo/PushT-v0")
 TINY = (
+    "chunk_size:2",  # divides the steps counted below
     "bc_steps:3",
     "learning_starts:300",
     "critic_warmup_updates:2",

@@ -235,6 +235,7 @@ COMBINATIONS: dict[str, Settings] = {
     "balanced,cloning": {**_BALANCED, "algo": "NoPolicyGradient"},
     # For dense rewards that pay as much for staying just short of success: Door's, Hammer's and Pen's.
     "balanced,scale=0.01": {**_BALANCED, "env.reward_scale": 0.01},
+    "balanced,scale=0.01,cloning": {**_BALANCED, "env.reward_scale": 0.01, "algo": "NoPolicyGradient"},
     "balanced,centred": {**_BALANCED, "extraction_kwargs": {"centred": True}},
 }
 

@@ -1,5 +1,6 @@
 """Keyword dictionaries for the algorithms: sized for two cores, and with the paper's values."""
 
+from copy import deepcopy
 from typing import Any
 
 from ogpo_sb3.common.schedules import WarmupCosine
@@ -62,9 +63,9 @@ def laptop(env_id: str) -> dict[str, Any]:
         best_of_n=8,
         policy_kwargs=dict(net_arch=[256, 256], n_critics=5, denoising_steps=4, noise_std=0.05),
     )
-    special = _ROBOMIMIC_LAPTOP if "Robomimic" in env_id else _LAPTOP.get(env_id, {})
-    settings["policy_kwargs"].update(special.get("policy_kwargs", {}))
-    return {**settings, **special, "policy_kwargs": settings["policy_kwargs"]}
+    special = deepcopy(_ROBOMIMIC_LAPTOP if "Robomimic" in env_id else _LAPTOP.get(env_id, {}))
+    settings["policy_kwargs"].update(special.pop("policy_kwargs", {}))
+    return {**settings, **special}
 
 
 def laptop_steps(env_id: str) -> int:
@@ -121,9 +122,7 @@ _BALANCED: dict[str, Any] = dict(
     policy_kwargs=dict(noise_std=0.1, normalize_observations=True),
 )
 # Human demonstrations, cloned to the end: they take a longer cloning and larger networks.
-_CLONED_LONG: dict[str, Any] = dict(
-    chunk_size=8, bc_steps=40_000, clip_bc=None, bc_learning_rate="lin_1e-3", batch_size=256, actor_batch_size=32
-)
+_CLONED_LONG: dict[str, Any] = dict(chunk_size=8, bc_steps=40_000, clip_bc=None, bc_learning_rate="lin_1e-3", batch_size=256)
 _KITCHEN_LAPTOP: dict[str, Any] = dict(
     **_CLONED_LONG,
     learning_starts=20_000,
@@ -137,7 +136,8 @@ _LAPTOP: dict[str, dict[str, Any]] = {
     **dict.fromkeys(_KITCHENS, _KITCHEN_LAPTOP),
     # Steps are cheap and critics go wrong away from what they have seen: few, small updates.
     "ogpo/PushT-v0": dict(
-        **{**_CLONED_LONG, "actor_batch_size": 64},
+        **_CLONED_LONG,
+        actor_batch_size=64,
         learning_starts=40_000,
         critic_warmup_updates=4_000,
         utd_critic=0.1,
@@ -225,7 +225,7 @@ def paper(env_id: str) -> dict[str, Any]:
     """
     if env_id not in _PAPER:
         raise ValueError(f"presets.paper knows the tasks {sorted(_PAPER)}, found {env_id!r}")
-    special = dict(_PAPER[env_id])
+    special = deepcopy(_PAPER[env_id])
     policy_kwargs = dict(
         net_arch=[512] * special.pop("_width", 4),
         n_critics=10,

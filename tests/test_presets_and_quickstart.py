@@ -22,6 +22,8 @@ def test_presets_name_real_arguments(settings):
 def test_presets_are_fresh_dictionaries():
     presets.quick()["policy_kwargs"]["net_arch"].append(1)
     assert presets.quick()["policy_kwargs"]["net_arch"] == [128, 128, 128]
+    presets.laptop("ogpo/PushT-v0")["policy_kwargs"]["net_arch"].append(1)
+    assert presets.laptop("ogpo/PushT-v0")["policy_kwargs"]["net_arch"] == [512, 512, 512]
 
 
 def test_paper_values():

@@ -18,14 +18,13 @@ Settings = dict[str, Any]
 # a nail almost in, a pen almost turned, for as long as the episode does not end: success would be the worse choice.
 _SPARSE: Settings = {"env.reward": "sparse", "env.reward_scale": 0.1, "env.success_bonus": 0.0}
 _DENSE: Settings = {"env.reward": "dense", "env.reward_scale": 0.1, "env.success_bonus": 5.0}
-_SUCCESS: Settings = {"env.reward": "sparse", "env.reward_scale": 0.0, "env.success_bonus": 1.0}
+_SUCCESS_RATE: Settings = {"reward": "sparse", "reward_scale": 0.0, "success_bonus": 1.0}
+_SUCCESS: Settings = {f"env.{name}": value for name, value in _SUCCESS_RATE.items()}
 _MINUS_ONE: Settings = {"reward_shift": -1.0}  # -1 per step and 0 at success, from 0 and 1
 _QUICKLY_CLONED: Settings = {"bc_eval_freq": 100}
 
 # The preset's values for tasks that it has none of its own for: the others are studied from where their own came from.
 _GENERAL: Settings = {**flat(presets.laptop("")), "policy_kwargs.normalize_observations": False}
-
-_SUCCESS_RATE = presets.laptop_env("ogpo/AdroitHammer-v0")
 
 # ``evaluation``: reward of the evaluations, by default the preset's. Success is the measure, the return what precedes it.
 # Door, Hammer and Pen are cloned within a thousand updates: clip_bc must be looked at often to stop in time.

@@ -36,6 +36,10 @@ TASKS: dict[str, dict[str, Any]] = {
         eval_freq=2_500,
         settings={**_GENERAL, **_SUCCESS},
     ),
+    # The same task from the preset that the plan "balanced" led to: one factor at a time around what works.
+    "relocate-preset": dict(
+        env="ogpo/AdroitRelocate-v0", evaluation=_SUCCESS_RATE, steps=25_000, eval_freq=5_000, settings={}
+    ),
     "door": dict(env="ogpo/AdroitDoor-v0", steps=30_000, eval_freq=2_500, settings=_QUICKLY_CLONED),
     "hammer": dict(env="ogpo/AdroitHammer-v0", steps=30_000, eval_freq=2_500, settings=_QUICKLY_CLONED),
     "pen": dict(
@@ -109,11 +113,11 @@ FACTORS: dict[str, dict[str, Settings]] = {
     "warmup": _values("critic_warmup_updates", 0, 2_000, 20_000),
     "learning_starts": _values("learning_starts", 2_500, 5_000, 20_000),
     "utd_actor": _values("utd_actor", 0.02, 0.05, 0.25, 0.5),
-    "actor_lr": _values("learning_rate", 3e-5, 3e-4, 1e-3),
+    "actor_lr": _values("learning_rate", 3e-5, 1e-4, 3e-4, 1e-3),
     "critic_lr": _values("critic_learning_rate", 1e-4, 1e-3),
     "actor_tau": _values("actor_tau", 0.005, 0.01, 0.1),
     "tau": _values("tau", 0.005, 0.05),
-    "bc_coef": _values("bc_coef", 0.0, 0.03, 0.3, 1.0),
+    "bc_coef": _values("bc_coef", 0.0, 0.03, 0.1, 0.3, 1.0),
     "clip": _values("clip_range", 0.01, 0.02, 0.1, 0.2),
     "ratio_norm": {
         f"sum,clip={clip}": {"policy_kwargs.ratio_norm": "sum", "clip_range": clip} for clip in (0.1, 0.2, 0.5, 2.0)
@@ -139,7 +143,7 @@ FACTORS: dict[str, dict[str, Settings]] = {
     "success_critic": _values("success_critic", True),
     "mc": _values("mc_coef", 0.1, 1.0),
     "q_variance": _values("q_variance_samples", 4),
-    "gamma": _values("gamma", 0.95, 0.97, 0.995),
+    "gamma": _values("gamma", 0.95, 0.97, 0.99, 0.995),
     "n_envs": _values("n_envs", 4, 10),
     "batch": _values("batch_size", 64, 256),
     "states": _values("actor_batch_size", 16, 128),
@@ -242,6 +246,7 @@ COMBINATIONS: dict[str, Settings] = {
 _FOUR = ["relocate", "hammer", "pusht", "kitchen"]
 PLANS: dict[str, dict[str, Any]] = {
     "screen": dict(tasks=_FOUR, factors=list(FACTORS), variants=["base"]),
+    "around": dict(tasks=["relocate-preset"], factors=list(FACTORS), variants=["base"]),
     "base": dict(tasks=["relocate", "door", "hammer", "pen", "pusht", "kitchen"], variants=["base"]),
     "confirm": dict(tasks=_FOUR, variants=[name for name, what in COMBINATIONS.items() if "env.reward" not in what]),
     "critic": dict(

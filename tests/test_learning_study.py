@@ -235,7 +235,8 @@ def test_a_killed_run_goes_on_and_is_summarised(tmp_path, monkeypatch, capsys):
     assert list(row) == list(collect.COLUMNS)
     assert (row["task"], row["status"], float(row["gain"]), float(row["dip"])) == ("smoke", "finished", 0.0, 0.0)
     assert row["steps_to_plus30"] == "" and float(row["minutes"]) > 0
-    assert (tmp_path / "curves_smoke.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("curves", "gains"):
+        assert (tmp_path / f"{name}_smoke.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_study_skips_what_is_finished_and_names_what_failed(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ COLUMNS = 3
 
 def draw(records: list[Record], out: pathlib.Path) -> list[pathlib.Path]:
     """
-    One picture of curves and one of calibration per task.
+    One picture of gains, one of curves and one of calibration per task.
 
     :param records: of a study
     :param out: folder
@@ -26,12 +27,11 @@ def draw(records: list[Record], out: pathlib.Path) -> list[pathlib.Path]:
     written = []
     for task in sorted({r.run["task"] for r in records}):
         mine = [r for r in records if r.run["task"] == task]
-        for name, picture in (("curves", _curves(mine)), ("calibration", _calibration(mine))):
+        for name, (told, function) in _PICTURES.items():
+            picture = function(mine)
             if picture is None:
                 continue
-            picture.suptitle(
-                f"{task}: {'success (%)' if name == 'curves' else 'predicted Q against the return that followed'}"
-            )
+            picture.suptitle(f"{task}: {told}")
             path = out / f"{name}_{task}.png"
             with atomic_write(path) as file:
                 picture.savefig(file, format="png", dpi=110)
@@ -55,6 +55,40 @@ def _variants(records: list[Record]) -> dict[str, list[Record]]:
     for record in records:
         found.setdefault(record.run["variant"], []).append(record)
     return found
+
+
+def _gains(records: list[Record]) -> Figure | None:
+    """A line per variant, grouped by factor: every run's gain, their interquartile mean, and how far chance alone reaches."""
+    rows = [(r.run, row["gain"], row["bc_success"]) for r in records if (row := r.row()).get("gain") is not None]
+    if not rows:
+        return None
+    names = list(dict.fromkeys((run["factor"], run["variant"]) for run, *_ in rows))
+    names.sort(key=lambda name: (name[0] != "base", name[0]))
+    gains = {name: [100 * gain for run, gain, _ in rows if run["variant"] == name[1]] for name in names}
+    figure = Figure(figsize=(7.5, 1.4 + 0.22 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    if names[0][0] == "base":
+        centre = bootstrap({"": gains[names[0]]})[0]
+        # The difference of two such gains from the same cloned policy: binomial spread of two final evaluations.
+        after = centre / 100 + sum(bc for *_, bc in rows) / len(rows)
+        n = rows[0][0]["final_episodes"]
+        reach = 196 * math.sqrt(2 * max(after * (1 - after), 0.0) / n)
+        axes.axvspan(centre - reach, centre + reach, color="gray", alpha=0.15, linewidth=0)
+        axes.axvline(centre, color="black", linewidth=1)
+    axes.axvline(0, color="gray", linestyle="--", linewidth=1)
+    colours = {factor: f"C{i % 10}" for i, factor in enumerate(dict.fromkeys(factor for factor, _ in names))}
+    for y, name in enumerate(names):
+        colour = "black" if name[0] == "base" else colours[name[0]]
+        axes.plot(gains[name], [y] * len(gains[name]), "o", color=colour, markersize=4, alpha=0.6)
+        if len(gains[name]) > 1:
+            estimate, low, high = bootstrap({"": gains[name]})
+            axes.plot([low, high], [y, y], color=colour, linewidth=1.5)
+            axes.plot(estimate, y, "|", color=colour, markersize=12, markeredgewidth=2)
+    axes.set_yticks(range(len(names)), [f"{variant} ({len(gains[factor, variant])})" for factor, variant in names], fontsize=8)
+    axes.set(xlabel="gain over the cloned policy, points", ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
+    return figure
 
 
 def _curves(records: list[Record]) -> Figure | None:
@@ -109,3 +143,10 @@ def _calibration(records: list[Record]) -> Figure | None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     return figure
+
+
+_PICTURES: dict[str, tuple[str, Callable[[list[Record]], Figure | None]]] = {
+    "gains": ("gain in success", _gains),
+    "curves": ("success (%)", _curves),
+    "calibration": ("predicted Q against the return that followed", _calibration),
+}

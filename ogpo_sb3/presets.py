@@ -9,7 +9,8 @@ from ogpo_sb3.envs.registry import TASKS
 
 def quick() -> dict[str, Any]:
     """
-    Small networks, groups and batches: thousands of updates a minute on two CPU cores.
+    Small networks, groups and batches: thousands of updates a minute on two CPU cores. For learning from nothing: its actor
+    takes larger steps from the first update on than a cloned policy survives, for which :func:`laptop` is made.
 
     :return: keyword arguments of :class:`ogpo_sb3.OGPO`; copy and change freely
     """
@@ -34,9 +35,9 @@ def laptop(env_id: str) -> dict[str, Any]:
     """
     What the quickstart uses: fine-tuning a behaviour-cloned policy within minutes on two CPU cores.
 
-    On Hammer what carries it is that the policy clones its own successes at full weight; on Relocate it is the policy
-    gradient (docs/guide/what_matters.md). Values are of the order of 1, with a discount that reaches from an episode's end to
-    its beginning, or a dense reward.
+    On Hammer what carries it is that the policy clones its own successes; on Relocate it is the policy gradient
+    (docs/guide/what_matters.md). Values are of the order of 1, with a discount that reaches from an episode's end to its
+    beginning, or a dense reward.
 
     :param env_id: registered task
     :return: keyword arguments of :class:`ogpo_sb3.OGPOCA`, pre-training included
@@ -132,7 +133,7 @@ _KITCHEN_LAPTOP: dict[str, Any] = dict(
     policy_kwargs=dict(network="residual", critic_net_arch=[256, 256], normalize_observations=True),
 )
 _LAPTOP: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), _BALANCED),
+    **dict.fromkeys(("ogpo/AdroitHammer-v0", "ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), _BALANCED),
     **dict.fromkeys(_KITCHENS, _KITCHEN_LAPTOP),
     # Steps are cheap and critics go wrong away from what they have seen: few, small updates.
     "ogpo/PushT-v0": dict(
@@ -160,21 +161,23 @@ def laptop_env(env_id: str) -> dict[str, Any]:
     """
     Environment arguments of the quickstart: rewards under which values are of the order of 1.
 
-    On Door, Hammer and Robomimic's tasks 1 at success and 0 before. That is the sparse reward -1/0 on another scale: with
-    discount gamma its values are those of -1/0 times (1 - gamma) plus 1, so that they lie in [0, 1] whatever gamma is. The
-    engine's dense rewards of Door, Hammer and Pen pay several points per step for a state just short of success, which ends
-    the episode; Pen's is scaled so far down that success pays more.
+    On Door and Robomimic's tasks 1 at success and 0 before. That is the sparse reward -1/0 on another scale: with discount
+    gamma its values are those of -1/0 times (1 - gamma) plus 1, so that they lie in [0, 1] whatever gamma is. Hammer, Pen and
+    Relocate have the engine's dense rewards. Those of Hammer and Pen pay 10 to 25 points per step for a state just short of
+    success, which ends the episode; they are scaled down until success is worth more than to stay there for ever.
 
     :param env_id: registered task
     :return: keyword arguments of ``gymnasium.make``
     """
     if env_id in _REWARDS:
         return dict(_REWARDS[env_id])
-    scaled = "Adroit" in env_id or "Robomimic" in env_id
-    return dict(reward="sparse", reward_scale=0.0, success_bonus=1.0) if scaled else {}
+    by_success = env_id == "ogpo/AdroitDoor-v0" or "Robomimic" in env_id
+    return dict(reward="sparse", reward_scale=0.0, success_bonus=1.0) if by_success else {}
 
 
 _REWARDS: dict[str, dict[str, Any]] = {
+    # A nail that is almost in pays 0.25 per step: worth 8 with the discount of 0.97
+    "ogpo/AdroitHammer-v0": dict(reward="dense", reward_scale=0.01, success_bonus=10.0),
     "ogpo/AdroitPen-v0": dict(reward="dense", reward_scale=0.01, success_bonus=5.0),
     "ogpo/AdroitRelocate-v0": dict(reward="dense", reward_scale=0.1, success_bonus=5.0),
     # From -7 per step: values in about [-1, 0]

@@ -40,8 +40,20 @@ TASKS: dict[str, dict[str, Any]] = {
     "relocate-preset": dict(
         env="ogpo/AdroitRelocate-v0", evaluation=_SUCCESS_RATE, steps=25_000, eval_freq=5_000, settings={}
     ),
-    "door": dict(env="ogpo/AdroitDoor-v0", steps=30_000, eval_freq=2_500, settings=_QUICKLY_CLONED),
-    "hammer": dict(env="ogpo/AdroitHammer-v0", steps=30_000, eval_freq=2_500, settings=_QUICKLY_CLONED),
+    "door": dict(
+        env="ogpo/AdroitDoor-v0",
+        evaluation=_SUCCESS_RATE,
+        steps=30_000,
+        eval_freq=2_500,
+        settings={**_GENERAL, **_SUCCESS, **_QUICKLY_CLONED, "bc_steps": 2_000},
+    ),
+    "hammer": dict(
+        env="ogpo/AdroitHammer-v0",
+        evaluation=_SUCCESS_RATE,
+        steps=30_000,
+        eval_freq=2_500,
+        settings={**_GENERAL, **_SUCCESS, **_QUICKLY_CLONED, "bc_steps": 500},
+    ),
     "pen": dict(
         env="ogpo/AdroitPen-v0",
         evaluation=_SUCCESS_RATE,

@@ -169,13 +169,14 @@ def laptop_env(env_id: str) -> dict[str, Any]:
     :param env_id: registered task
     :return: keyword arguments of ``gymnasium.make``
     """
-    if env_id in _REWARDS:
-        return dict(_REWARDS[env_id])
-    by_success = env_id == "ogpo/AdroitDoor-v0" or "Robomimic" in env_id
-    return dict(reward="sparse", reward_scale=0.0, success_bonus=1.0) if by_success else {}
+    return dict(_REWARDS.get(env_id, {}))
 
 
 _REWARDS: dict[str, dict[str, Any]] = {
+    **{
+        name: dict(reward="sparse", reward_scale=0.0, success_bonus=1.0)
+        for name in ("ogpo/AdroitDoor-v0", *(task for task in TASKS if "Robomimic" in task))
+    },
     # A nail that is almost in pays 0.25 per step: worth 8 with the discount of 0.97
     "ogpo/AdroitHammer-v0": dict(reward="dense", reward_scale=0.01, success_bonus=10.0),
     "ogpo/AdroitPen-v0": dict(reward="dense", reward_scale=0.01, success_bonus=5.0),

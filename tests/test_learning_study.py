@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from benchmarks.learning import __main__ as command
-from benchmarks.learning import collect, curves, diagnostics, plans, probe, run, settings, stages, study
+from benchmarks.learning import collect, curves, diagnostics, figures, plans, probe, run, settings, stages, study
 from benchmarks.learning.ablations import NoPolicyGradient
 from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
@@ -237,6 +237,22 @@ def test_a_killed_run_goes_on_and_is_summarised(tmp_path, monkeypatch, capsys):
     assert row["steps_to_plus30"] == "" and float(row["minutes"]) > 0
     for name in ("curves", "gains"):
         assert (tmp_path / f"{name}_smoke.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_gains_has_a_line_per_variant_and_the_base_first():
+    def record(variant, factor, seed, gain):
+        run = dict(task="t", variant=variant, factor=factor, seed=seed, final_episodes=100)
+        results = dict(bc=dict(success=0.3, mean_return=0.0), final=dict(success=0.3 + gain, mean_return=0.0, timesteps=9))
+        return collect.Record(run, "finished", results, [], [], [], None)
+
+    records = [record("a", "actor", 0, -0.1), record("base", "base", 0, 0.2), record("base", "base", 1, 0.4)]
+    axes = figures._gains(records).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["base (2)", "a (1)"]
+    dots = {int(line.get_ydata()[0]): sorted(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"}
+    assert dots == {0: pytest.approx([20, 40]), 1: pytest.approx([-10])}
+    [band] = axes.patches
+    assert band.get_width() == pytest.approx(2 * 196 * (2 * 0.6 * 0.4 / 100) ** 0.5)
+    assert figures._gains([]) is None
 
 
 def test_a_study_skips_what_is_finished_and_names_what_failed(tmp_path, monkeypatch, capsys):

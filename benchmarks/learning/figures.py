@@ -59,34 +59,33 @@ def _variants(records: list[Record]) -> dict[str, list[Record]]:
 
 def _gains(records: list[Record]) -> Figure | None:
     """A line per variant, grouped by factor: every run's gain, their interquartile mean, and how far chance alone reaches."""
-    rows = [(r.run, row["gain"], row["bc_success"]) for r in records if (row := r.row()).get("gain") is not None]
-    if not rows:
+    records = [r for r in records if r.row().get("gain") is not None]
+    if not records:
         return None
-    names = list(dict.fromkeys((run["factor"], run["variant"]) for run, *_ in rows))
-    names.sort(key=lambda name: (name[0] != "base", name[0]))
-    gains = {name: [100 * gain for run, gain, _ in rows if run["variant"] == name[1]] for name in names}
-    figure = Figure(figsize=(7.5, 1.4 + 0.22 * len(names)), layout="constrained")
+    lines = [(runs[0].run["factor"], variant, runs) for variant, runs in _variants(records).items()]
+    lines.sort(key=lambda line: (line[0] != "base", line[0]))
+    colours = {
+        factor: "black" if factor == "base" else f"C{i % 10}" for i, factor in enumerate(dict.fromkeys(f for f, *_ in lines))
+    }
+    figure = Figure(figsize=(7.5, 1.4 + 0.22 * len(lines)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    if names[0][0] == "base":
-        centre = bootstrap({"": gains[names[0]]})[0]
-        # The difference of two such gains from the same cloned policy: binomial spread of two final evaluations.
-        after = centre / 100 + sum(bc for *_, bc in rows) / len(rows)
-        n = rows[0][0]["final_episodes"]
-        reach = 196 * math.sqrt(2 * max(after * (1 - after), 0.0) / n)
-        axes.axvspan(centre - reach, centre + reach, color="gray", alpha=0.15, linewidth=0)
-        axes.axvline(centre, color="black", linewidth=1)
     axes.axvline(0, color="gray", linestyle="--", linewidth=1)
-    colours = {factor: f"C{i % 10}" for i, factor in enumerate(dict.fromkeys(factor for factor, _ in names))}
-    for y, name in enumerate(names):
-        colour = "black" if name[0] == "base" else colours[name[0]]
-        axes.plot(gains[name], [y] * len(gains[name]), "o", color=colour, markersize=4, alpha=0.6)
-        if len(gains[name]) > 1:
-            estimate, low, high = bootstrap({"": gains[name]})
-            axes.plot([low, high], [y, y], color=colour, linewidth=1.5)
-            axes.plot(estimate, y, "|", color=colour, markersize=12, markeredgewidth=2)
-    axes.set_yticks(range(len(names)), [f"{variant} ({len(gains[factor, variant])})" for factor, variant in names], fontsize=8)
-    axes.set(xlabel="gain over the cloned policy, points", ylim=(len(names) - 0.5, -0.5))
+    for y, (factor, _, runs) in enumerate(lines):
+        gains = [100 * run.row()["gain"] for run in runs]
+        estimate, low, high = bootstrap({"": gains})
+        axes.plot(gains, [y] * len(gains), "o", color=colours[factor], markersize=4, alpha=0.6)
+        if len(gains) > 1:
+            axes.plot([low, high], [y, y], color=colours[factor], linewidth=1.5)
+            axes.plot(estimate, y, "|", color=colours[factor], markersize=12, markeredgewidth=2)
+        if factor == "base":
+            # Of two runs from the same cloned policy: binomial spread of the difference of their final evaluations.
+            after = float(np.mean([run.row()["final_success"] for run in runs]))
+            reach = 196 * math.sqrt(2 * after * (1 - after) / runs[0].run["final_episodes"])
+            axes.axvspan(estimate - reach, estimate + reach, color="gray", alpha=0.15, linewidth=0)
+            axes.axvline(estimate, color="black", linewidth=1)
+    axes.set_yticks(range(len(lines)), [f"{variant} ({len(runs)})" for _, variant, runs in lines], fontsize=8)
+    axes.set(xlabel="gain over the cloned policy, points", ylim=(len(lines) - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.3)
     return figure
 

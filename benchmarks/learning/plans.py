@@ -21,46 +21,33 @@ _DENSE: Settings = {"env.reward": "dense", "env.reward_scale": 0.1, "env.success
 _SUCCESS_RATE: Settings = {"reward": "sparse", "reward_scale": 0.0, "success_bonus": 1.0}
 _SUCCESS: Settings = {f"env.{name}": value for name, value in _SUCCESS_RATE.items()}
 _MINUS_ONE: Settings = {"reward_shift": -1.0}  # -1 per step and 0 at success, from 0 and 1
-_QUICKLY_CLONED: Settings = {"bc_eval_freq": 100}
 
 # The preset's values for tasks that it has none of its own for: the others are studied from where their own came from.
 _GENERAL: Settings = {**flat(presets.laptop("")), "policy_kwargs.normalize_observations": False}
 
-# ``evaluation``: reward of the evaluations, by default the preset's. Success is the measure, the return what precedes it.
-# Door, Hammer and Pen are cloned within a thousand updates: clip_bc must be looked at often to stop in time.
-TASKS: dict[str, dict[str, Any]] = {
-    "relocate": dict(
-        env="ogpo/AdroitRelocate-v0",
+
+def _adroit(name: str, **settings: Any) -> dict[str, Any]:
+    """A task from where the presets came from: success alone as reward."""
+    return dict(
+        env=f"ogpo/Adroit{name}-v0",
         evaluation=_SUCCESS_RATE,
         steps=30_000,
         eval_freq=2_500,
-        settings={**_GENERAL, **_SUCCESS},
-    ),
+        settings={**_GENERAL, **_SUCCESS, **settings},
+    )
+
+
+# ``evaluation``: reward of the evaluations, by default the preset's. Success is the measure, the return what precedes it.
+# Door, Hammer and Pen are cloned within a thousand updates: clip_bc must be looked at often to stop in time.
+TASKS: dict[str, dict[str, Any]] = {
+    "relocate": _adroit("Relocate"),
     # The same task from the preset that the plan "balanced" led to: one factor at a time around what works.
     "relocate-preset": dict(
         env="ogpo/AdroitRelocate-v0", evaluation=_SUCCESS_RATE, steps=25_000, eval_freq=5_000, settings={}
     ),
-    "door": dict(
-        env="ogpo/AdroitDoor-v0",
-        evaluation=_SUCCESS_RATE,
-        steps=30_000,
-        eval_freq=2_500,
-        settings={**_GENERAL, **_SUCCESS, **_QUICKLY_CLONED, "bc_steps": 2_000},
-    ),
-    "hammer": dict(
-        env="ogpo/AdroitHammer-v0",
-        evaluation=_SUCCESS_RATE,
-        steps=30_000,
-        eval_freq=2_500,
-        settings={**_GENERAL, **_SUCCESS, **_QUICKLY_CLONED, "bc_steps": 500},
-    ),
-    "pen": dict(
-        env="ogpo/AdroitPen-v0",
-        evaluation=_SUCCESS_RATE,
-        steps=30_000,
-        eval_freq=2_500,
-        settings={**_GENERAL, **_SUCCESS, "bc_steps": 500, "bc_eval_freq": 25},
-    ),
+    "door": _adroit("Door", bc_steps=2_000, bc_eval_freq=100),
+    "hammer": _adroit("Hammer", bc_steps=500, bc_eval_freq=100),
+    "pen": _adroit("Pen", bc_steps=500, bc_eval_freq=25),
     "pusht": dict(
         env="ogpo/PushT-v0",
         evaluation={"reward": "coverage"},

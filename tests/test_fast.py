@@ -501,6 +501,10 @@ class TestAlgorithms:
                 getattr(ogpo_sb3, name)("FASTPolicy", Reach())
         assert not FASTGCP.has_latent
 
+    def test_there_is_no_latent_to_share(self):
+        with pytest.raises(ValueError, match="group_latents=2: chains of FASTGCP begin without a latent"):
+            model("OGPO", group_latents=2)
+
     def test_the_penalty_is_zero_at_equal_actors(self):
         penalised = OGPOChi2("FASTPolicy", Reach(), **SIZES, chunk_size=2, policy_kwargs=POLICY, seed=0, device="cpu")
         penalised.policy.fit_actions(np.random.default_rng(0).uniform(-1, 1, (50, 2)))

@@ -6,6 +6,7 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from benchmarks.learning import __main__ as command
 from benchmarks.learning import collect, curves, diagnostics, figures, plans, probe, run, settings, stages, study
 from benchmarks.learning.ablations import NoPolicyGradient
@@ -179,6 +180,33 @@ def test_the_probe_follows_the_critics_only_where_it_may():
     assert 0 < slow["moved"] < followed["moved"]
     assert abs(drawn["q_gain"]) < 0.5 * followed["q_gain"]
     assert still["moved"] == still["q_gain"] == 0, "there are no successes to clone"
+
+
+def test_the_probe_of_cloning_goes_on_with_what_it_is_told_to_clone():
+    """Demonstrations that walk away from the goal, against the policy's own successes, which walk towards it."""
+    demos = reach_demonstrations()
+    demos.actions *= -1.0
+    kwargs = dict(batch_size=32, actor_batch_size=32, group_size=4, chunk_size=2, seed=0, device="cpu")
+    policy_kwargs = dict(net_arch=[32], n_critics=2, denoising_steps=2, noise_std=0.1)
+    rows = {}
+    for name, chosen in probe.CLONING.items():
+        model = OGPO(
+            "FlowPolicy",
+            Reach(),
+            learning_starts=10_000,
+            actor_tau=0.2,
+            demonstrations=demos,
+            policy_kwargs=policy_kwargs,
+            **{**kwargs, **chosen.attributes},
+        ).learn(600)
+        observations = th.as_tensor(demos.observations)
+        wanted = th.as_tensor(demos.actions)
+        rows[name] = probe.probe(model, name, 300, 3e-3, Reach, episodes=20)
+        action = model.actor_ema.sample(observations)[:, :1]
+        rows[name]["along"] = (action * wanted).mean().item()
+    assert all(row["moved"] > 0.05 for row in rows.values())
+    assert rows["the demonstrations"]["along"] > 0.2 > 0 > rows["its successes"]["along"]
+    assert rows["its successes"]["success"] > rows["the demonstrations"]["success"]
 
 
 def test_the_critics_order_is_compared_with_the_simulators(monkeypatch):

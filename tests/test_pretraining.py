@@ -130,6 +130,30 @@ def test_offline_ratio_is_the_share_of_demonstration_windows(ratio, expected):
         assert (batch.observations[:, 1] == 2.0).sum().item() == expected
 
 
+@pytest.mark.parametrize(("ratio", "before", "after"), [(0.0, None, 0), (0.25, 8, 2), (1.0, 8, 8)])
+def test_bc_offline_ratio_is_the_share_of_demonstrations_among_what_is_cloned(ratio, before, after):
+    """Counted by an impossible goal; before there are successes they are all there is. Data without rewards will do."""
+    demos = reach_demonstrations()
+    demos.observations[:, 1] = 2.0
+    demos.rewards = None
+    kwargs = {**KWARGS, "learning_starts": 10_000, "actor_batch_size": 8}
+    model = OGPOCA("FlowPolicy", Reach(), demonstrations=demos, bc_offline_ratio=ratio, **kwargs)
+
+    def cloned_demonstrations():
+        batch = model._success_batch()
+        return None if batch is None else (batch.observations[:, 1] == 2.0).sum().item()
+
+    assert model.replay_buffer.n_success == 0 and cloned_demonstrations() == before
+    model.learn(600)
+    buffer = model.replay_buffer
+    assert buffer.n_success >= 8
+    buffer.actions[~buffer.successes] = np.nan  # failures are never cloned
+    for _ in range(20):
+        assert cloned_demonstrations() == after
+        assert th.isfinite(model._cloning_loss(model._success_batch()))
+    assert not (model._sample(64).observations[:, 1] == 2.0).any(), "critics and policy gradient see none of them"
+
+
 def test_demonstration_rewards_reach_the_critic_with_true_ends():
     model = cloned(offline_ratio=1.0, gamma=0.9)
     batch = model._sample(500)

@@ -1,4 +1,7 @@
-"""May the critics of a run be followed? What a few updates of the actor alone, with critics and data as they are, do to it."""
+"""
+May the critics of a run be followed, or its successes be cloned? What a few updates of the actor alone, with critics and data
+as they are, do to it.
+"""
 
 import argparse
 import json
@@ -13,13 +16,15 @@ import torch as th
 from ogpo_sb3 import evaluate
 from ogpo_sb3.common.checkpoint import checkpoints
 from ogpo_sb3.common.optimization import set_rate
+from ogpo_sb3.common.options import draws_demonstrations
 from ogpo_sb3.envs import pusht
 
+from benchmarks.learning import stages
 from benchmarks.learning.settings import algorithm, make_env, make_evaluation_env
 from benchmarks.learning.watch import append
 
 Transform = Callable[[th.Tensor], th.Tensor]
-FIELDS = ("probe", "updates", "success", "mean_return", "q_gain", "moved", "group_q_std", "group_action_std")
+FIELDS = ("probe", "updates", "success", "mean_return", "q_gain", "moved", "group_q_std", "group_action_std", "latent_share")
 
 
 class Probe(NamedTuple):
@@ -43,6 +48,12 @@ PROBES: dict[str, Probe] = {
     "without cloning": Probe(attributes=dict(success_bc=False)),
     "a tenth of the rate": Probe(rate_factor=0.1),
 }
+# What becomes of a policy that goes on cloning: its own successes, or the demonstrations that it was cloned from
+CLONING: dict[str, Probe] = {
+    "its successes": Probe(th.zeros_like, dict(success_bc=True)),
+    "the demonstrations": Probe(th.zeros_like, dict(success_bc=True, bc_offline_ratio=1.0)),
+}
+QUESTIONS = {"critics": PROBES, "cloning": CLONING}
 RANKED_STATES, RANKED_ACTIONS, ROLLOUTS, HORIZON = 24, 8, 4, 100
 
 
@@ -51,16 +62,16 @@ def probe(model: Any, name: str, updates: int, rate: float, env_fn: Callable[[],
     Actor updates on the replayed states, then what became of the policy.
 
     :param model: OGPO with trained critics; its actor is changed
-    :param name: key of ``PROBES``, or "start"
+    :param name: key of ``PROBES`` or ``CLONING``, or "start"
     :param updates: of the actor
     :param rate: learning rate of the actor
     :param env_fn: makes the environment of the evaluation
     :param episodes: of the evaluation
     :return: ``FIELDS``: success and return of the deployed policy; by how much the target critics think that its actions have
         become better, how far these have moved (root mean square, same latents), and for comparison the standard deviations
-        of Q and of actions within a group
+        of Q and of actions within a group, and the share of Q's variance that chains of one latent do not have
     """
-    transform, attributes, rate_factor = PROBES.get(name, Probe())
+    transform, attributes, rate_factor = {**PROBES, **CLONING}.get(name, Probe())
     for attribute, value in attributes.items():
         setattr(model, attribute, value)
     set_rate(model.actor.optimizer, rate * rate_factor)
@@ -105,12 +116,18 @@ def _deployed(model: Any, observations: Any, latents: th.Tensor) -> tuple[th.Ten
 def _spread(model: Any, observations: Any) -> dict[str, float]:
     """How far samples of the EMA actor's SDE, and their Q, are apart within a group."""
     actions, q = _group(model, observations)
-    return dict(group_q_std=q.std(dim=1).mean().item(), group_action_std=actions.std(dim=1).mean().item())
+    _, alike = _group(model, observations, latents=1)
+    return dict(
+        group_q_std=q.std(dim=1).mean().item(),
+        group_action_std=actions.std(dim=1).mean().item(),
+        latent_share=1.0 - (alike.var(dim=1).mean() / q.var(dim=1).mean()).item(),
+    )
 
 
-def _group(model: Any, observations: Any) -> tuple[th.Tensor, th.Tensor]:
-    """Actions (S, G, D) and their Q (S, G), the mean over heads."""
-    chains = model.actor_ema.sample_chain(observations, RANKED_ACTIONS)
+def _group(model: Any, observations: Any, latents: int | None = None) -> tuple[th.Tensor, th.Tensor]:
+    """Actions (S, G, D) and their Q (S, G), the mean over heads; the chains of a state may share their latents."""
+    actor = model.actor_ema
+    chains = actor.gcp.sample_scored(actor.features(observations), RANKED_ACTIONS, latents=latents)
     actions = chains.actions.unflatten(0, (-1, RANKED_ACTIONS))
     return actions, model.critic_target(observations, actions).mean(dim=0)
 
@@ -159,6 +176,7 @@ def main(argv: list[str]) -> int:
     """
     p = argparse.ArgumentParser(prog="python -m benchmarks.learning probe", description=__doc__)
     p.add_argument("folder", type=pathlib.Path, help="of a run that was made with --keep-checkpoint")
+    p.add_argument("--of", choices=QUESTIONS, default="critics", help="what is followed (default: %(default)s)")
     p.add_argument("--updates", type=int, default=75, help="of the actor (default: %(default)s)")
     p.add_argument("--rate", type=float, default=1e-4, help="learning rate of the actor (default: %(default)s)")
     p.add_argument("--episodes", type=int, default=100, help="of each evaluation (default: %(default)s)")
@@ -173,16 +191,20 @@ def main(argv: list[str]) -> int:
     for name in ("probe.csv", "ranking.csv"):  # of an earlier probe
         (args.folder / name).unlink(missing_ok=True)
 
-    def load() -> Any:
-        model = algorithm(run["settings"]["algo"]).load_checkpoint(
-            found[-1], make_env(run["env"], run["settings"]), device="cpu"
-        )
+    shared = args.folder.parents[2] / "shared" / run["task"]
+
+    def load(**attributes: Any) -> Any:
+        if draws_demonstrations(attributes):
+            attributes["demonstrations"] = stages.demonstrations(run["env"], run["settings"], run["seed"], shared)
+        env = make_env(run["env"], run["settings"])
+        model = algorithm(run["settings"]["algo"]).load_checkpoint(found[-1], env, device="cpu", **attributes)
         th.manual_seed(run["seed"])
         return model
 
-    for name, updates in {"start": 0, **dict.fromkeys(PROBES, args.updates)}.items():
+    probes = QUESTIONS[args.of]
+    for name, updates in {"start": 0, **dict.fromkeys(probes, args.updates)}.items():
         row = probe(
-            load(),
+            load(**probes.get(name, Probe()).attributes),
             name,
             updates,
             args.rate,
@@ -195,7 +217,7 @@ def main(argv: list[str]) -> int:
             flush=True,
         )
     env = make_env(run["env"], run["settings"]).unwrapped
-    if isinstance(env, pusht.PushTEnv) and env.obs_type == "state":
+    if args.of == "critics" and isinstance(env, pusht.PushTEnv) and env.obs_type == "state":
         ranked = ranking(load(), env)
         append(args.folder / "ranking.csv", tuple(ranked), [ranked])
         print(" ".join(f"{key}={value:.3g}" for key, value in ranked.items()))

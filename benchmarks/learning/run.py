@@ -15,6 +15,7 @@ import gymnasium as gym
 import torch as th
 from ogpo_sb3 import ChunkActionWrapper, evaluate
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
+from ogpo_sb3.common.options import draws_demonstrations
 from ogpo_sb3.compare.callbacks import Heartbeat
 from ogpo_sb3.evaluation.callback import append_row
 from stable_baselines3.common.env_util import make_vec_env
@@ -190,7 +191,7 @@ def _fine_tune(run: dict[str, Any], cloned: stages.Cloned, source: str, folder: 
         # On as many episodes as the rows that follow.
         append_row(folder / "curve.csv", 0, cloned.result.first(run["episodes"]))
         kwargs = algorithm_kwargs(settings)
-        if settings.get("offline_ratio", 0) > 0:
+        if draws_demonstrations(settings):
             kwargs["demonstrations"] = source
         model = algo(settings["policy"], env, pretrained_policy=str(cloned.path), seed=run["seed"], device="cpu", **kwargs)
     model.set_logger(Logger(None, []))  # no folder in the system's temporary one

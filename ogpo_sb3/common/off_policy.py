@@ -73,6 +73,7 @@ class GCPOffPolicyAlgorithm(
     :param q_agg: how heads are combined in TD targets: "mean", "min" or "subsample"
     :param success_bc: the algorithm's form with a success buffer, see there; silent until successes exist
     :param bc_coef: coefficient of cloning in the actor's loss
+    :param bc_offline_ratio: share of demonstration windows among those that ``success_bc`` clones
     :param success_critic: a second critic step per update on windows of successful episodes
     :param mc_coef: coefficient of regression on Monte-Carlo returns of finished episodes
     :param target_range: TD targets are clamped to this interval (low, high)
@@ -133,6 +134,7 @@ class GCPOffPolicyAlgorithm(
         q_agg: str = "mean",
         success_bc: bool = False,
         bc_coef: float = 1.0,
+        bc_offline_ratio: float = 0.0,
         success_critic: bool = False,
         mc_coef: float = 0.0,
         target_range: tuple[float, float] | None = None,
@@ -162,7 +164,7 @@ class GCPOffPolicyAlgorithm(
                 f"utd_critic={utd_critic} and gradient_steps={gradient_steps} both set the critic's rate: give one"
             )
         check_precision(precision, get_device(device))
-        check_shared(tau, actor_tau, gamma, utd_critic, utd_actor, offline_ratio, max_grad_norm)
+        check_shared(tau, actor_tau, gamma, utd_critic, utd_actor, offline_ratio, max_grad_norm, bc_offline_ratio)
         check_at_least(
             buffer_size=(buffer_size, 1),
             batch_size=(batch_size, 1),
@@ -174,6 +176,10 @@ class GCPOffPolicyAlgorithm(
             bc_coef=(bc_coef, 0),
             mc_coef=(mc_coef, 0),
         )
+        if bc_offline_ratio > 0 and not success_bc:
+            raise ValueError(
+                f"bc_offline_ratio={bc_offline_ratio} is a share of what success_bc clones, found success_bc=False"
+            )
         check_targets(q_agg, target_range)
         policy_kwargs = with_support(policy_kwargs, target_range)
         check_critic_pretraining(critic_pretrain_updates, calql_coef, demonstrations)
@@ -186,7 +192,7 @@ class GCPOffPolicyAlgorithm(
                 f"names {list(self.policy_aliases)} choose a suitable one"
             )
         check_policy_name(type(self).__name__, policy, self.policy_aliases)
-        check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, offline_ratio)
+        check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, offline_ratio, bc_offline_ratio)
         if optimize_memory_usage:
             raise NotImplementedError("optimize_memory_usage is not needed: the chunk buffer stores each observation once")
         if n_steps != 1:
@@ -231,6 +237,7 @@ class GCPOffPolicyAlgorithm(
         self.actor_batch_size = actor_batch_size
         self.q_agg, self.target_range = q_agg, target_range
         self.success_bc, self.bc_coef = success_bc, bc_coef
+        self.bc_offline_ratio = bc_offline_ratio
         self.success_critic, self.mc_coef = success_critic, mc_coef
         self.critic_warmup_updates = critic_warmup_updates
         self.critic_pretrain_updates, self.calql_coef = critic_pretrain_updates, calql_coef

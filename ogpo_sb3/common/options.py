@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ogpo_sb3.common.names import check_known
@@ -17,6 +17,7 @@ def check_shared(
     utd_actor: float,
     offline_ratio: float,
     max_grad_norm: float,
+    bc_offline_ratio: float = 0.0,
 ) -> None:
     """Ranges of the arguments that every algorithm has, see :class:`ogpo_sb3.OGPO`."""
     for name, value, low, high in (
@@ -26,10 +27,19 @@ def check_shared(
         ("utd_critic", 0.0 if utd_critic is None else utd_critic, 0.0, sys.float_info.max),
         ("utd_actor", utd_actor, 0.0, sys.float_info.max),
         ("offline_ratio", offline_ratio, 0.0, 1.0),
+        ("bc_offline_ratio", bc_offline_ratio, 0.0, 1.0),
         ("max_grad_norm", max_grad_norm, sys.float_info.min, math.inf),
     ):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low:g}, {high:g}], found {value}")
+
+
+def draws_demonstrations(settings: Mapping[str, Any]) -> bool:
+    """
+    :param settings: arguments of an algorithm
+    :return: whether its updates draw windows of demonstrations, so that these must be at hand beside a cloned policy
+    """
+    return any(settings.get(name) for name in ("offline_ratio", "bc_offline_ratio"))
 
 
 def check_at_least(**limits: tuple[float, int]) -> None:
@@ -43,7 +53,12 @@ def check_at_least(**limits: tuple[float, int]) -> None:
 
 
 def check_pretraining(
-    demonstrations: Any, bc_steps: int, clip_bc: float | None, pretrained_policy: Any, offline_ratio: float
+    demonstrations: Any,
+    bc_steps: int,
+    clip_bc: float | None,
+    pretrained_policy: Any,
+    offline_ratio: float,
+    bc_offline_ratio: float = 0.0,
 ) -> None:
     """Sources of a first policy that are missing or exclude each other, see :class:`ogpo_sb3.OGPO`."""
     if bc_steps < 0:
@@ -58,6 +73,8 @@ def check_pretraining(
         raise ValueError(f"clip_bc={clip_bc} stops behaviour cloning, but bc_steps is 0")
     if offline_ratio > 0 and demonstrations is None:
         raise ValueError(f"offline_ratio={offline_ratio} needs demonstrations with rewards, found None")
+    if bc_offline_ratio > 0 and demonstrations is None:
+        raise ValueError(f"bc_offline_ratio={bc_offline_ratio} needs demonstrations, found None")
 
 
 def check_policy_name(algorithm: str, policy: Any, aliases: Iterable[str]) -> None:

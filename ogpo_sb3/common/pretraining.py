@@ -65,6 +65,7 @@ class PretrainingMixin(BaseAlgorithm):
     bc_steps: int
     clip_bc: float | None
     offline_ratio: float
+    bc_offline_ratio: float = 0.0  # where there is an off-policy cloning term
     critic_pretrain_updates: int = 0  # where there are critics to pre-train
     demonstrations: Any
     pretrained_policy: str | pathlib.Path | None
@@ -96,10 +97,10 @@ class PretrainingMixin(BaseAlgorithm):
             self.policy.load_pretrained(self.pretrained_policy)
             self.pretrained = True
         # A model that has been cloned already and draws no windows of the data does not need them to be at hand.
-        needed = self.offline_ratio > 0 or not self._bc_done
-        if needed and getattr(self, "demonstrations", None) is not None and self.env is not None:
+        drawn = self.offline_ratio > 0 or self.bc_offline_ratio > 0
+        if (drawn or not self._bc_done) and getattr(self, "demonstrations", None) is not None and self.env is not None:
             self._demonstration_set = self._load_demonstrations()
-            if self.offline_ratio > 0 or self.critic_pretrain_updates > 0:
+            if drawn or self.critic_pretrain_updates > 0:
                 self.demonstration_buffer = self._make_demonstration_buffer(self._demonstration_set)
 
     @property
@@ -139,7 +140,7 @@ class PretrainingMixin(BaseAlgorithm):
         return scaled.clip(-_ACTION_LIMIT, _ACTION_LIMIT).astype(np.float32)
 
     def _make_demonstration_buffer(self, demos: "DemonstrationSet") -> ChunkReplayBuffer:
-        if demos.rewards is None:
+        if demos.rewards is None and (self.offline_ratio > 0 or self.critic_pretrain_updates > 0):
             raise ValueError(
                 f"offline_ratio={self.offline_ratio} and critic_pretrain_updates={self.critic_pretrain_updates} train critics "
                 f"on the demonstrations, but {demos.source} has no rewards"
@@ -158,7 +159,7 @@ class PretrainingMixin(BaseAlgorithm):
         buffer.add_dataset(
             demos.observations,
             self._scaled(demos.actions),
-            demos.rewards,
+            np.zeros(demos.n_steps, np.float32) if demos.rewards is None else demos.rewards,
             terminals,
             ends & ~terminals,
             final_observations=demos.final_observations,

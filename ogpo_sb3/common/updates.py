@@ -45,6 +45,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
     actor_tau: float
     success_bc: bool
     bc_coef: float
+    bc_offline_ratio: float
     success_critic: bool
     mc_coef: float
     target_range: tuple[float, float] | None
@@ -145,10 +146,17 @@ class UpdatesMixin(OffPolicyAlgorithm):
         raise NotImplementedError
 
     def _success_batch(self) -> ChunkReplaySamples | None:
-        """Windows of successful episodes only; None without ``success_bc`` and until there is a batch of them."""
-        if not (self.success_bc and self.replay_buffer.n_success >= self.actor_batch_size):
+        """
+        Windows of successful episodes and, by ``bc_offline_ratio``, of demonstrations; None without ``success_bc`` and until
+        there is a batch of them.
+        """
+        size = self.actor_batch_size
+        n_offline = round(self.bc_offline_ratio * size) if self.success_bc else 0
+        if n_offline > 0:  # demonstrations are there from the beginning
+            return self._mixed(size, n_offline if self.replay_buffer.n_success >= size else size, success_only=True)
+        if not (self.success_bc and self.replay_buffer.n_success >= size):
             return None
-        return self._sample(self.actor_batch_size, success_only=True)
+        return self._sample(size, success_only=True)
 
     def _cloning_loss(self, batch: ChunkReplaySamples) -> th.Tensor:
         """Flow-matching loss over the steps of the windows that exist."""
@@ -230,17 +238,24 @@ class UpdatesMixin(OffPolicyAlgorithm):
         :param batch_size: windows
         :param success_only: of successful online episodes only
         """
-        n_offline = 0 if success_only else self._offline_windows(batch_size)
+        return self._mixed(batch_size, 0 if success_only else self._offline_windows(batch_size), success_only)
+
+    def _mixed(self, batch_size: int, n_offline: int, success_only: bool = False) -> ChunkReplaySamples:
+        """
+        Windows from replay and from the demonstrations.
+
+        :param batch_size: windows
+        :param n_offline: those from the demonstrations
+        :param success_only: the others are of successful episodes
+        """
         if n_offline == 0:
             return self.replay_buffer.sample(batch_size, env=self._vec_normalize_env, success_only=success_only)
         if self.demonstration_buffer is None:
-            raise ValueError(
-                f"offline_ratio={self.offline_ratio} needs demonstrations: pass them to load(..., demonstrations=)"
-            )
+            raise ValueError("batches with demonstrations need them at hand: pass them to load(..., demonstrations=)")
         offline = self.demonstration_buffer.sample(n_offline, env=self._vec_normalize_env)
         if n_offline == batch_size:
             return offline
-        online = self.replay_buffer.sample(batch_size - n_offline, env=self._vec_normalize_env)
+        online = self.replay_buffer.sample(batch_size - n_offline, env=self._vec_normalize_env, success_only=success_only)
         return concatenate_samples(online, offline)
 
     def _offline_windows(self, batch_size: int) -> int:

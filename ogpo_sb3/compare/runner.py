@@ -24,6 +24,7 @@ from stable_baselines3.common.logger import Logger
 
 from ogpo_sb3.common.checkpoint import checkpoints
 from ogpo_sb3.common.files import atomic_write, locked, write_json
+from ogpo_sb3.common.options import draws_demonstrations
 from ogpo_sb3.common.versions import versions
 from ogpo_sb3.compare import cloning, plan as plans
 from ogpo_sb3.compare.callbacks import Checkpoints, Heartbeat, Watch
@@ -77,7 +78,8 @@ def try_out(plan: plans.Plan) -> None:
         for algo, modes in plan.settings[env_id].items():
             for mode, settings in modes.items():
                 small = {name: min(value, 1000) if name == "buffer_size" else value for name, value in settings.items()}
-                small.pop("offline_ratio", None)  # its data is made by the runs
+                for name in ("offline_ratio", "bc_offline_ratio"):  # their data is made by the runs
+                    small.pop(name, None)
                 try:
                     env = make_env(env_id, small)
                     make_model(algo, env, small, seed=0, device=plan.device)
@@ -174,7 +176,7 @@ def _fine_tune(
         curve.unlink(missing_ok=True)
         append_row(curve, 0, cloned.result.first(plan.eval_episodes))  # on as many episodes as the rows that follow
         given: dict[str, Any] = dict(pretrained_policy=str(cloned.path), seed=run.seed, device=plan.device)
-        if settings.get("offline_ratio", 0) > 0:
+        if draws_demonstrations(settings):
             given["demonstrations"] = _demonstrations(plan, run, out)
         model = make_model(run.algo, env, settings, **given)
     model.set_logger(Logger(None, []))  # no folder in the system's temporary one

@@ -84,6 +84,9 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
         offline = {name: kwargs[name] for name in ("offline_ratio", "critic_pretrain_updates") if kwargs.get(name)}
         if offline and not noise_aliasing:
             raise ValueError(f"{offline} needs noise_aliasing=True: demonstrations have actions, but no latents")
+        if kwargs.get("bc_offline_ratio"):
+            found = kwargs["bc_offline_ratio"]
+            raise ValueError(f"bc_offline_ratio={found} clones demonstrations, and success_bc of DSRL latents: they have none")
         if policy_kwargs and policy_kwargs.get("noise_aliasing", noise_aliasing) != noise_aliasing:
             raise ValueError(f"noise_aliasing is an argument of {type(self).__name__} itself, found in policy_kwargs")
         self.action_magnitude, self.noise_aliasing = action_magnitude, noise_aliasing

@@ -219,22 +219,30 @@ class GenerativeControlPolicy(nn.Module, ABC):
         :return: (T, n, D) in generation order; zero for deterministic transitions
         """
 
-    def sample_scored(self, features: th.Tensor, n: int = 1, begin: int = 0) -> Chain:
+    def sample_scored(self, features: th.Tensor, n: int = 1, begin: int = 0, latents: int | None = None) -> Chain:
         """
         As :meth:`sample_chain`, whole chains, whose ``log_prob`` counts the transitions from step ``begin`` on alone.
 
         :param features: (B, F)
         :param n: chains per row of features, adjacent in the result
         :param begin: first step that counts
+        :param latents: n / latents chains, adjacent in the result, share what comes before that step: their initial latent,
+            and the steps that do not count; each has its own when None
         :return: B * n chains of K + 1 states; ``log_prob`` is that of :meth:`log_prob_of` with the same ``begin``
         """
-        if begin == 0:
+        if begin == 0 and latents is None:
             return self.sample_chain(features, n)
-        early = self.sample_chain(features, n, end=begin)
-        late = self.sample_chain(features, n, start=early.states[-1], begin=begin)
+        latents = n if latents is None else latents
+        if begin == 0:
+            shape = len(features) * latents, self.action_dim
+            early = th.randn(1, *shape, device=features.device, dtype=features.dtype)
+        else:
+            early = self.sample_chain(features, latents, end=begin).states
+        early = early.repeat_interleave(n // latents, dim=1)
+        late = self.sample_chain(features, n, start=early[-1], begin=begin)
         # Parts of chains are normalised as the whole, so that they add up.
         scale = self.stochastic_steps / (self.stochastic_steps - begin) if self.ratio_norm == "mean" else 1.0
-        return Chain(th.cat([early.states, late.states[1:]]), scale * late.log_prob)
+        return Chain(th.cat([early, late.states[1:]]), scale * late.log_prob)
 
     def step_log_prob_of(self, condition: th.Tensor, states: th.Tensor, owner: th.Tensor, begin: int = 0) -> th.Tensor:
         """

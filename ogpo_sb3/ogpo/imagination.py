@@ -17,6 +17,7 @@ class ImaginationMixin(UpdatesMixin):
 
     actor_slow: GCPActor | None
     group_size: int
+    group_latents: int | None
     advantage: str
     baseline: str
     q_agg: str
@@ -51,14 +52,14 @@ class ImaginationMixin(UpdatesMixin):
         with th.no_grad():
             old_features = old.features(batch.observations)
             if draws == "chains":
-                chain = old.gcp.sample_scored(old_features, self.group_size, begin)
+                chain = old.gcp.sample_scored(old_features, self.group_size, begin, self.group_latents)
                 actions = chain.actions
             elif draws == "actions":
                 actions = old.gcp.sample(old_features.repeat_interleave(self.group_size, dim=0))
             if draws is not None:
                 q = self.critic_target(batch.observations, actions.unflatten(0, (-1, self.group_size)))  # (M, B, G)
                 advantage, logged = self._advantage(q, batch, chain)
-                logged = dict(agreement=agreement(q), advantage_std=advantage.std(), **logged)
+                logged = dict(agreement=agreement(self._compared(q)), advantage_std=advantage.std(), **logged)
         if self.policy.state_value is not None:
             logged |= self._value_step(batch, q)
         update = Update(
@@ -83,7 +84,7 @@ class ImaginationMixin(UpdatesMixin):
         if self.penalty is None or self.actor_slow is None or chain is None:
             value = self.policy.state_value
             baseline = value(batch.observations) if value is not None else None
-            return group_advantage(q, self.advantage, self.q_agg, baseline), {}
+            return group_advantage(self._compared(q), self.advantage, self.q_agg, baseline).view(q.shape[1:]), {}
         log_prob, slow_log_prob = (
             actor.chain_log_prob(batch.observations, chain.states, self._first_scored_step).view(q.shape[1:])
             for actor in (self.actor, self.actor_slow)
@@ -91,7 +92,11 @@ class ImaginationMixin(UpdatesMixin):
         penalised = penalise_q(q, log_prob - slow_log_prob, self.penalty, self.chi2_coef + self.kl_coef, self.pessimism)
         self._next_pessimism.copy_(penalised.next_pessimism)
         logged = dict(penalty_beta=penalised.beta, next_pessimism=penalised.next_pessimism)
-        return group_advantage(penalised.q[None], self.advantage), logged
+        return group_advantage(self._compared(penalised.q[None]), self.advantage).view(q.shape[1:]), logged
+
+    def _compared(self, q: th.Tensor) -> th.Tensor:
+        """(M, B, G) values as (M, B * L, G / L), by ``group_latents`` L: in rows, what is compared with one another."""
+        return q if self.group_latents is None else q.reshape(len(q), -1, self.group_size // self.group_latents)
 
     def _value_step(self, batch: ChunkReplaySamples, q: th.Tensor) -> dict[str, th.Tensor]:
         """Regression of each head's V(s) on the group's mean of its Q: without bootstrap, hence without target network."""

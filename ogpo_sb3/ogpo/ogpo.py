@@ -54,12 +54,17 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
     :param utd_actor: actor updates per environment step; fractions accrue
     :param chunk_size: environment steps per decision; None: the wrapper's, the checkpoint's, the recommended one, or 1
     :param group_size: chains per state (G)
+    :param group_latents: initial latents per state, each shared by G / L chains, which are compared with one another alone.
+        None: each chain its own and all are compared, as in the paper. The ratio knows a chain's noise and not its latent, so
+        that what latents do to Q is noise in the gradient: most of it where noise_std is small (docs/modules/ogpo.md)
     :param clip_range: epsilon on the normalised chain ratio; number or callable of remaining progress
     :param advantage: "mean", "conservative", "penultimate", "positive" or "std" (see ``group_advantage``)
     :param q_agg: how heads are combined in targets and advantages: "mean", "min" or "subsample"
     :param best_of_n: candidates in rollouts, ranked by the target critics
     :param success_bc: clone successful episodes beside the policy gradient; silent until enough of them exist
     :param bc_coef: its coefficient (lambda)
+    :param bc_offline_ratio: share of demonstration windows among those cloned; 0: successes alone, as in the paper; 1:
+        demonstrations alone. A flow policy that clones its own samples does not stay what it was, see "What matters"
     :param chi2_coef: chi-squared penalty towards the slow policy (beta_0)
     :param kl_coef: the same with the KL divergence
     :param pessimism: sensitivity alpha of the penalised variants' mean-minimum mixture
@@ -125,12 +130,14 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         utd_actor: float = 1.0,
         chunk_size: int | None = None,
         group_size: int = 32,
+        group_latents: int | None = None,
         clip_range: float | Callable[[float], float] = 0.01,
         advantage: str = "mean",
         q_agg: str = "mean",
         best_of_n: int = 1,
         success_bc: bool = False,
         bc_coef: float = 1.0,
+        bc_offline_ratio: float = 0.0,
         chi2_coef: float = 0.0,
         kl_coef: float = 0.0,
         pessimism: float = 5.0,
@@ -165,7 +172,7 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        self.group_size = group_size
+        self.group_size, self.group_latents = group_size, group_latents
         self.slow_tau = slow_tau
         self.clip_range = clip_range
         self.advantage = advantage
@@ -205,6 +212,7 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
             q_agg=q_agg,
             success_bc=success_bc,
             bc_coef=bc_coef,
+            bc_offline_ratio=bc_offline_ratio,
             success_critic=success_critic,
             mc_coef=mc_coef,
             target_range=target_range,

@@ -31,6 +31,8 @@ def check_options(model: "OGPO", objective: Objective) -> None:
     check_at_least(**{name: (getattr(model, name), 0) for name in coefficients})
     if model.group_size < 2:
         raise ValueError("group_size=1 has no advantage: a chain is compared with its group, wanted at least 2")
+    if model.group_latents is not None:
+        _check_latents(model, objective)
     if not 0.0 <= model.slow_tau <= 1.0:
         raise ValueError(f"slow_tau must lie in [0, 1], found {model.slow_tau}")
     if model.chi2_coef > 0 and model.kl_coef > 0:
@@ -42,6 +44,23 @@ def check_options(model: "OGPO", objective: Objective) -> None:
     if model.penalty is not None and model.baseline == "value":
         raise ValueError(f"baseline='value' knows nothing of the penalty of {model.penalty}_coef: use baseline='group_mean'")
     _check_objective(model, objective)
+
+
+def _check_latents(model: "OGPO", objective: Objective) -> None:
+    """Latents that cannot be shared evenly, or what compares chains across them."""
+    latents, group = model.group_latents, model.group_size
+    assert latents is not None
+    check_at_least(group_latents=(latents, 1))
+    if group % latents != 0 or group // latents < 2:
+        raise ValueError(
+            f"group_latents={latents} must divide group_size={group} into at least 2 chains each, which are compared"
+        )
+    if not objective.chain_ratio:
+        raise ValueError(
+            f"group_latents={latents} is about the ratio of chains, which extraction={model.extraction!r} does not have"
+        )
+    if model.baseline == "value":
+        raise ValueError(f"group_latents={latents} compares chains of a latent, and baseline='value' knows none: choose one")
 
 
 def _check_objective(model: "OGPO", objective: Objective) -> None:
@@ -100,6 +119,8 @@ def check_policy(model: "OGPO", objective: Objective) -> None:
         raise ValueError(
             f"ratio_steps={model.ratio_steps} must not exceed the {gcp.stochastic_steps} denoising steps that have a density"
         )
+    if model.group_latents is not None and not family.has_latent:
+        raise ValueError(f"group_latents={model.group_latents}: chains of {family.__name__} begin without a latent")
     if model.entropy_coef > 0 and family.has_parts:  # that of tokens always follows from what is trained
         probe = next(gcp.parameters()).new_zeros(1, gcp.features_dim)
         with th.enable_grad():

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 
 from ogpo_sb3.common.names import check_known
+from ogpo_sb3.common.options import draws_demonstrations
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.zoo import ALGORITHMS
 from ogpo_sb3.zoo.configs import check_settings, constructor_keys, find_config, read_entry
@@ -150,7 +151,7 @@ def _pretraining(settings: dict[str, Any], typed: dict[str, Any], env_id: str) -
     """A checkpoint on the command line takes the place of cloning; otherwise cloning needs demonstrations."""
     if typed.get("pretrained_policy") is not None:
         off: dict[str, Any] = dict(bc_steps=0, clip_bc=None)
-        if not settings.get("offline_ratio"):
+        if not draws_demonstrations(settings):
             off["demonstrations"] = None
         return {name: value for name, value in off.items() if settings.get(name) != value and name not in typed}
     if not settings.get("bc_steps"):

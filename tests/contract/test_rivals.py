@@ -249,6 +249,7 @@ def test_nothing_trains_on_nan(name):
         ("DSRL", dict(chunk_reward="mean"), "chunk_reward"),
         ("DSRL", dict(chunk_reward="max", noise_aliasing=True), "choose one"),
         ("DSRL", dict(offline_ratio=0.5), "noise_aliasing=True"),
+        ("S/R", dict(bc_offline_ratio=0.5), "they have none"),
         ("DSRL", dict(target_range=(1.0, 1.0)), "target_range"),
         ("DSRL", dict(policy_kwargs=dict(noise_aliasing=True)), "found in policy_kwargs"),
         ("EXPO", dict(policy_kwargs=dict(edit_scale=0.1)), "edit_scale.* found in policy_kwargs"),

@@ -117,7 +117,7 @@ FACTORS: dict[str, dict[str, Settings]] = {
     "actor_tau": _values("actor_tau", 0.005, 0.01, 0.1),
     "tau": _values("tau", 0.005, 0.05),
     "bc_coef": _values("bc_coef", 0.0, 0.03, 0.1, 0.3, 1.0),
-    "clip": _values("clip_range", 0.01, 0.02, 0.1, 0.2),
+    "clip": _values("clip_range", 0.01, 0.02, 0.1, 0.2, 0.5),
     "ratio_norm": {
         f"sum,clip={clip}": {"policy_kwargs.ratio_norm": "sum", "clip_range": clip} for clip in (0.1, 0.2, 0.5, 2.0)
     },
@@ -126,6 +126,7 @@ FACTORS: dict[str, dict[str, Settings]] = {
     "K": _values("policy_kwargs.denoising_steps", 2, 8, 10),
     "chunk": _values("chunk_size", 1, 2, 4, 8),
     "group": _values("group_size", 4, 8, 32, 64),
+    "latents": _values("group_latents", 1, 4),
     "heads": _values("policy_kwargs.n_critics", 2, 10),
     "q_agg": _values("q_agg", "min", "subsample"),
     "advantage": _values("advantage", "mean", "penultimate", "positive", "std"),

@@ -81,7 +81,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.fresh and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = dict(env=args.env, seed=args.seed, episodes=args.episodes, eval_episodes=args.eval_episodes, smoke=args.smoke)
+    settings = dict(
+        env=args.env,
+        env_kwargs=presets.laptop_env(args.env),
+        seed=args.seed,
+        episodes=args.episodes,
+        eval_episodes=args.eval_episodes,
+        smoke=args.smoke,
+    )
     _check_settings(folder / "settings.json", settings)
     if (folder / "results.json").exists():
         finished: dict[str, Any] = json.loads((folder / "results.json").read_text())

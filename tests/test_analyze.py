@@ -111,6 +111,9 @@ class TestStages:
         (tmp_path / "settings.json").write_text(json.dumps(dict(env="ogpo/AdroitHammer-v0", seed=0)))
         source = find([tmp_path])
         assert (source.algo, source.env_kwargs) == ("ogpo_ca", presets.laptop_env("ogpo/AdroitHammer-v0"))
+        recorded = dict(env="ogpo/AdroitHammer-v0", env_kwargs=dict(reward="sparse"), seed=0)
+        (tmp_path / "settings.json").write_text(json.dumps(recorded))
+        assert find([tmp_path]).env_kwargs == dict(reward="sparse"), "the run's own, whatever the preset has become"
 
     def test_a_checkpoint_is_loaded_as_the_model_it_holds(self, run):
         env, folder = gym.make(REACH), run[0]

@@ -196,7 +196,8 @@ def _described(folder: Path) -> dict[str, Any]:
 def _of_quickstart(content: dict[str, Any]) -> dict[str, Any]:
     from ogpo_sb3.presets import laptop_env
 
-    return dict(algo="ogpo_ca", env=content["env"], env_kwargs=laptop_env(content["env"]))
+    rewards = content.get("env_kwargs")  # which runs of earlier versions do not tell
+    return dict(algo="ogpo_ca", env=content["env"], env_kwargs=laptop_env(content["env"]) if rewards is None else rewards)
 
 
 def _of_comparison(folder: Path, content: dict[str, Any]) -> dict[str, Any]:

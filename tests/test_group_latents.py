@@ -8,13 +8,8 @@ from ogpo_sb3.gcp import DiffusionGCP, FlowGCP, owners
 from torch import nn
 
 from tests.contract.models import differences, parameters
+from tests.test_ogpo_options import small
 from tests.toys import Reach
-
-
-def small(cls=OGPO, **kwargs):
-    networks = {**dict(net_arch=[16], n_critics=3, denoising_steps=3), **kwargs.pop("policy_kwargs", {})}
-    sizes = dict(learning_starts=20, batch_size=16, actor_batch_size=8, group_size=8, chunk_size=2, seed=0, device="cpu")
-    return cls("FlowPolicy", Reach(), policy_kwargs=networks, **{**sizes, **kwargs})
 
 
 @pytest.mark.parametrize("begin", [0, 2])
@@ -46,7 +41,7 @@ def test_each_chain_has_the_law_that_it_has_alone():
 
 @pytest.mark.parametrize("cls", [OGPO, OGPOCA])
 def test_only_chains_of_a_latent_are_compared(cls):
-    model = small(cls, group_latents=2)
+    model = small(cls, group_size=8, group_latents=2)
     q = th.randn(3, 5, 8)
     found, _ = model._advantage(q, None, None)
     for half in (slice(0, 4), slice(4, 8)):
@@ -68,7 +63,7 @@ def test_the_gradient_is_the_same_and_varies_less():
     Over many draws at one batch, with a value that most of all depends on the latent. A group's mean contains the chain
     itself, which scales the expected gradient by 1 - 1/n for n chains compared: by 7/8 and 3/4.
     """
-    model = small(policy_kwargs=dict(noise_std=0.05, n_critics=1), learning_starts=10_000).learn(30)
+    model = small(group_size=8, policy_kwargs=dict(noise_std=0.05, n_critics=1), learning_starts=10_000).learn(30)
     model.critic_target = LinearValue()
     batch = model._sample(8)
 
@@ -90,7 +85,7 @@ def test_the_gradient_is_the_same_and_varies_less():
 
 
 def test_it_learns_and_is_saved(tmp_path):
-    model = small(OGPOChi2, group_latents=4, ratio_steps=2).learn(60)
+    model = small(OGPOChi2, group_size=8, group_latents=4, ratio_steps=2).learn(60)
     assert model._n_actor_updates > 20
     model.save(tmp_path / "model")
     loaded = OGPOChi2.load(tmp_path / "model", env=Reach(), device="cpu")

@@ -61,7 +61,7 @@ def probe(model: Any, name: str, updates: int, rate: float, env_fn: Callable[[],
     """
     Actor updates on the replayed states, then what became of the policy.
 
-    :param model: OGPO with trained critics; its actor is changed
+    :param model: OGPO with trained critics and the probe's attributes; its actor is changed
     :param name: key of ``PROBES`` or ``CLONING``, or "start"
     :param updates: of the actor
     :param rate: learning rate of the actor
@@ -71,9 +71,7 @@ def probe(model: Any, name: str, updates: int, rate: float, env_fn: Callable[[],
         become better, how far these have moved (root mean square, same latents), and for comparison the standard deviations
         of Q and of actions within a group, and the share of Q's variance that chains of one latent do not have
     """
-    transform, attributes, rate_factor = {**PROBES, **CLONING}.get(name, Probe())
-    for attribute, value in attributes.items():
-        setattr(model, attribute, value)
+    transform, _, rate_factor = {**PROBES, **CLONING}.get(name, Probe())
     set_rate(model.actor.optimizer, rate * rate_factor)
     if transform is not None:
         advantage_of = model._advantage

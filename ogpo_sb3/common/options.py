@@ -34,12 +34,16 @@ def check_shared(
             raise ValueError(f"{name} must lie in [{low:g}, {high:g}], found {value}")
 
 
+# Shares of batches that are drawn from the demonstrations
+OFFLINE_SHARES = ("offline_ratio", "bc_offline_ratio")
+
+
 def draws_demonstrations(settings: Mapping[str, Any]) -> bool:
     """
     :param settings: arguments of an algorithm
     :return: whether its updates draw windows of demonstrations, so that these must be at hand beside a cloned policy
     """
-    return any(settings.get(name) for name in ("offline_ratio", "bc_offline_ratio"))
+    return any(settings.get(name) for name in OFFLINE_SHARES)
 
 
 def check_at_least(**limits: tuple[float, int]) -> None:

@@ -11,6 +11,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.optimization import check_step, guarded_step, polyak, prepare_optimizer, set_rate
+from ogpo_sb3.common.options import draws_demonstrations
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.policy_files import read_policy_file
 from ogpo_sb3.common.progress import progress
@@ -65,7 +66,6 @@ class PretrainingMixin(BaseAlgorithm):
     bc_steps: int
     clip_bc: float | None
     offline_ratio: float
-    bc_offline_ratio: float = 0.0  # where there is an off-policy cloning term
     critic_pretrain_updates: int = 0  # where there are critics to pre-train
     demonstrations: Any
     pretrained_policy: str | pathlib.Path | None
@@ -97,7 +97,7 @@ class PretrainingMixin(BaseAlgorithm):
             self.policy.load_pretrained(self.pretrained_policy)
             self.pretrained = True
         # A model that has been cloned already and draws no windows of the data does not need them to be at hand.
-        drawn = self.offline_ratio > 0 or self.bc_offline_ratio > 0
+        drawn = draws_demonstrations(vars(self))
         if (drawn or not self._bc_done) and getattr(self, "demonstrations", None) is not None and self.env is not None:
             self._demonstration_set = self._load_demonstrations()
             if drawn or self.critic_pretrain_updates > 0:

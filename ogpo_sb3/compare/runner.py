@@ -24,7 +24,7 @@ from stable_baselines3.common.logger import Logger
 
 from ogpo_sb3.common.checkpoint import checkpoints
 from ogpo_sb3.common.files import atomic_write, locked, write_json
-from ogpo_sb3.common.options import draws_demonstrations
+from ogpo_sb3.common.options import OFFLINE_SHARES, draws_demonstrations
 from ogpo_sb3.common.versions import versions
 from ogpo_sb3.compare import cloning, plan as plans
 from ogpo_sb3.compare.callbacks import Checkpoints, Heartbeat, Watch
@@ -78,7 +78,7 @@ def try_out(plan: plans.Plan) -> None:
         for algo, modes in plan.settings[env_id].items():
             for mode, settings in modes.items():
                 small = {name: min(value, 1000) if name == "buffer_size" else value for name, value in settings.items()}
-                for name in ("offline_ratio", "bc_offline_ratio"):  # their data is made by the runs
+                for name in OFFLINE_SHARES:  # their data is made by the runs
                     small.pop(name, None)
                 try:
                     env = make_env(env_id, small)

@@ -392,3 +392,17 @@ def test_a_family_without_cloning_errors_is_refused(extraction):
         small(policy=policy, extraction=extraction)
     assert not Unscored.has_cloning_error() and not GenerativeControlPolicy.has_cloning_error()
     assert FlowGCP.has_cloning_error() and DiffusionGCP.has_cloning_error()
+
+
+def test_a_penalty_can_be_switched_on_and_off_by_load(tmp_path):
+    """The slow actor begins at the EMA actor that was saved."""
+    model = bandit("ppo").learn(320)
+    model.save(tmp_path / "plain")
+    loaded = OGPO.load(tmp_path / "plain", Bandit(), chi2_coef=0.1)
+    assert differences(loaded.actor_slow.state_dict(), model.actor_ema.state_dict()) == []
+    loaded.learn(20, reset_num_timesteps=False)
+    assert differences(loaded.actor_slow.state_dict(), model.actor_ema.state_dict()) != []
+    loaded.save(tmp_path / "penalised")
+    assert OGPO.load(tmp_path / "penalised", Bandit(), chi2_coef=0.0).actor_slow is None
+    kept = OGPO.load(tmp_path / "penalised", Bandit())
+    assert differences(kept.actor_slow.state_dict(), loaded.actor_slow.state_dict()) == []

@@ -1,11 +1,17 @@
 """Behaviour cloning, the BC checkpoint, demonstrations in training batches."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch as th
-from ogpo_sb3 import OGPO, OGPOCA, evaluate
+from gymnasium import spaces
+from ogpo_sb3 import OGPO, OGPOCA, ChunkActionWrapper, evaluate
 from ogpo_sb3.common.errors import TrainingDivergedError
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from tests.contract.models import FromSpaces
 from tests.toys import Bandit, Reach, reach_demonstrations
 
 KWARGS = dict(
@@ -187,3 +193,58 @@ def test_a_diverging_clone_stops_with_its_name():
         next(model.actor.gcp.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingDivergedError, match="bc_loss"):
         model.pretrain(progress_bar=False)
+
+
+def test_running_statistics_follow_into_the_deployed_actor():
+    """Polyak averaging is over parameters; a BatchNorm would deploy its initial statistics."""
+
+    class Normed(FlattenExtractor):
+        def __init__(self, space):
+            super().__init__(space)
+            self.norm = th.nn.BatchNorm1d(self.features_dim)
+
+        def forward(self, observations):
+            return self.norm(super().forward(observations))
+
+    model = cloned(bc_steps=5, policy_kwargs=dict(net_arch=[8], denoising_steps=2, features_extractor_class=Normed))
+    model.pretrain(progress_bar=False)
+    deployed = model.actor_ema.features_extractor.norm.running_mean
+    assert deployed.abs().sum() > 0 and th.equal(deployed, model.actor.features_extractor.norm.running_mean)
+
+
+def test_statistics_are_those_of_what_the_network_sees():
+    """Under VecNormalize its output; while it goes on learning, a warning says that the clone will see other inputs."""
+    env = VecNormalize(DummyVecEnv([lambda: ChunkActionWrapper(Reach(), 2)]), norm_reward=False)
+    env.obs_rms.mean[:], env.obs_rms.var[:] = 3.0, 4.0
+    env.training = False
+    settings = {**KWARGS, "demonstrations": reach_demonstrations(), "bc_steps": 1}
+    settings["policy_kwargs"] = dict(net_arch=[8], denoising_steps=2, normalize_observations=True)
+    model = OGPO("FlowPolicy", env, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.pretrain(progress_bar=False)
+    inputs = env.normalize_obs(reach_demonstrations().observations)
+    np.testing.assert_allclose(model.actor.normalizer.mean_0, inputs.mean(axis=0), atol=1e-5)
+    env.training = True
+    with pytest.warns(UserWarning, match="will see other inputs"):
+        OGPO("FlowPolicy", env, **settings).pretrain(progress_bar=False)
+
+
+def test_a_path_is_saved_as_a_name_is(tmp_path):
+    path = reach_demonstrations(3).save(tmp_path / "demos.npz")
+    settings = {**KWARGS, "demonstrations": path, "bc_steps": 2}
+    model = OGPO("FlowPolicy", Reach(), **settings)
+    model.save(tmp_path / "model")
+    assert OGPO.load(tmp_path / "model", Reach()).demonstrations == str(path)
+    model = OGPO("FlowPolicy", Reach(), **settings, replay_buffer_kwargs=dict(chunk_end="drop"), offline_ratio=0.5)
+    assert model.demonstration_buffer.chunk_end == model.replay_buffer.chunk_end == "drop"
+
+
+def test_a_clone_of_other_observation_keys_is_refused(tmp_path):
+    """Of the same shape, so that no parameter tells."""
+    pair = spaces.Dict({key: spaces.Box(-1, 1, (2,), np.float32) for key in "ab"})
+    settings = {**KWARGS, "policy_kwargs": dict(net_arch=[8], features_extractor_class=CombinedExtractor, actor_keys=["a"])}
+    OGPO("FlowPolicy", FromSpaces(pair), **settings).policy.save(tmp_path / "bc.zip")
+    settings["policy_kwargs"] = dict(net_arch=[8], actor_keys=["b"])
+    with pytest.raises(ValueError, match=r"actor_keys=\['a'\], policy_kwargs want \['b'\]"):
+        OGPO("FlowPolicy", FromSpaces(pair), pretrained_policy=tmp_path / "bc.zip", **settings)

@@ -136,3 +136,34 @@ def test_data_without_rewards_is_refused():
     demos.rewards = None
     with pytest.raises(ValueError, match=r"critic_pretrain_updates=5 train critics on the demonstrations.*no rewards"):
         pretrained(critic_pretrain_updates=5, demonstrations=demos)
+
+
+def test_a_checkpoint_between_cloning_and_critic_pre_training_goes_on(tmp_path):
+    """From the file that the model names; once both phases are over the file is not needed."""
+    path = reach_demonstrations(5).save(tmp_path / "demos.npz")
+    model = pretrained(demonstrations=path, bc_steps=3, critic_pretrain_updates=2, learning_starts=20)
+    model.pretrain(progress_bar=False)
+    model.save_checkpoint(tmp_path / "run")
+    loaded = OGPO.load_checkpoint(tmp_path / "run", Reach()).learn(30)
+    assert loaded._n_critic_pretrain_updates == 2 and loaded._n_updates > 0
+    loaded.policy.save(tmp_path / "bc.zip")
+    begun = pretrained(EXPO, demonstrations=path, critic_pretrain_updates=2, pretrained_policy=tmp_path / "bc.zip").learn(30)
+    begun.save(tmp_path / "model")
+    path.unlink()
+    EXPO.load(tmp_path / "model", Reach()).learn(10, reset_num_timesteps=False)
+
+
+def test_critics_keep_the_statistics_that_they_were_pre_trained_on():
+    """Without cloning they are the demonstrations', not those of the first steps."""
+    model = pretrained(RLPD, critic_pretrain_updates=2, learning_starts=20)
+    model.policy.normalize_observations = True
+    seen = []
+    model.policy.fit_normalizer = lambda observations: seen.append(len(observations))
+    model.learn(30)
+    assert model._n_updates > 0 and seen == [model.demonstration_buffer.size()]
+
+
+def test_options_that_would_be_ignored_are_refused():
+    with pytest.raises(ValueError, match=r"offline_ratio=0\.3: leave it out, or use RLPD"):
+        pretrained(SACfD, offline_ratio=0.3)
+    assert pretrained(RLPD, target_entropy="auto").wanted_entropy == pretrained(RLPD).wanted_entropy

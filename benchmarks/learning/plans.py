@@ -37,14 +37,18 @@ def _adroit(name: str, **settings: Any) -> dict[str, Any]:
     )
 
 
+def _preset(name: str) -> dict[str, Any]:
+    """A task from its own preset."""
+    return dict(env=f"ogpo/Adroit{name}-v0", evaluation=_SUCCESS_RATE, steps=25_000, eval_freq=5_000, settings={})
+
+
 # ``evaluation``: reward of the evaluations, by default the preset's. Success is the measure, the return what precedes it.
 # Door, Hammer and Pen are cloned within a thousand updates: clip_bc must be looked at often to stop in time.
 TASKS: dict[str, dict[str, Any]] = {
     "relocate": _adroit("Relocate"),
-    # The same task from the preset that the plan "balanced" led to: one factor at a time around what works.
-    "relocate-preset": dict(
-        env="ogpo/AdroitRelocate-v0", evaluation=_SUCCESS_RATE, steps=25_000, eval_freq=5_000, settings={}
-    ),
+    # From the presets that the plan "balanced" led to: one factor at a time around what works.
+    "relocate-preset": _preset("Relocate"),
+    "hammer-preset": _preset("Hammer"),
     "door": _adroit("Door", bc_steps=2_000, bc_eval_freq=100),
     "hammer": _adroit("Hammer", bc_steps=500, bc_eval_freq=100),
     "pen": _adroit("Pen", bc_steps=500, bc_eval_freq=25),
@@ -72,7 +76,7 @@ TASKS: dict[str, dict[str, Any]] = {
         evaluation={"reward_scale": 1.0},
         steps=60_000,
         eval_freq=10_000,
-        settings={"bc_batch_size": 256, "bc_tau": 0.005},
+        settings={"bc_batch_size": 256, "bc_tau": 0.005, "bc_eval_freq": 1_000},
     ),
     "smoke": dict(
         env="ogpo/PushT-v0",
@@ -246,7 +250,7 @@ COMBINATIONS: dict[str, Settings] = {
 _FOUR = ["relocate", "hammer", "pusht", "kitchen"]
 PLANS: dict[str, dict[str, Any]] = {
     "screen": dict(tasks=_FOUR, factors=list(FACTORS), variants=["base"]),
-    "around": dict(tasks=["relocate-preset"], factors=list(FACTORS), variants=["base"]),
+    "around": dict(tasks=["relocate-preset", "hammer-preset"], factors=list(FACTORS), variants=["base"]),
     "base": dict(tasks=["relocate", "door", "hammer", "pen", "pusht", "kitchen"], variants=["base"]),
     "confirm": dict(tasks=_FOUR, variants=[name for name, what in COMBINATIONS.items() if "env.reward" not in what]),
     "critic": dict(

@@ -63,10 +63,7 @@ class CollectingMixin(AsyncCollectionMixin):
 
         callback.on_rollout_start()
         if self._last_obs is None:
-            # A callback used the environment for something else, an evaluation say: its episodes are interrupted.
-            replay_buffer.cut()
-            self._last_obs = env.reset()  # type: ignore[assignment]
-            self._note_original_obs()
+            self._begin_anew(env, replay_buffer)
         while (episodes if by_episode else steps) < wanted:
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             if not np.isfinite(actions).all():
@@ -85,6 +82,9 @@ class CollectingMixin(AsyncCollectionMixin):
                 self._last_obs = new_obs  # type: ignore[assignment]
                 self._note_original_obs()
                 return RolloutReturn(steps, episodes, continue_training=False)
+            if self._last_obs is None:  # nor is this one
+                self._begin_anew(env, replay_buffer)
+                continue
             self._update_info_buffer(infos, dones)
             self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
@@ -98,6 +98,12 @@ class CollectingMixin(AsyncCollectionMixin):
                     self.dump_logs()
         callback.on_rollout_end()
         return RolloutReturn(steps, episodes, continue_training=True)
+
+    def _begin_anew(self, env: VecEnv, replay_buffer: ChunkReplayBuffer) -> None:
+        """A callback used the environment for something else, an evaluation say: its episodes are interrupted."""
+        replay_buffer.cut()
+        self._last_obs = env.reset()  # type: ignore[assignment]
+        self._note_original_obs()
 
     def _note_original_obs(self) -> None:
         """Observations are stored as they were before VecNormalize."""

@@ -44,6 +44,7 @@ class CriticPretrainingMixin(UpdatesMixin):
                 "pretrain_critic() needs demonstrations and an environment, found none: pass demonstrations= and "
                 "critic_pretrain_updates="
             )
+        self._fit_observations(self.demonstration_buffer)
         self.policy.set_training_mode(True)
         done, total = self._n_critic_pretrain_updates, self.critic_pretrain_updates
         for _ in progress(range(done, total), "critic pre-training", total, progress_bar, done):

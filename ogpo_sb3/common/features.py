@@ -36,7 +36,7 @@ class ObservationNormalizer(nn.Module):
         self.clip = clip
         self.is_dict = isinstance(observation_space, spaces.Dict)
         parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-        self.keys = [k for k, s in parts.items() if isinstance(s, spaces.Box) and not is_image_space(s, True)]
+        self.keys = [k for k, s in parts.items() if isinstance(s, spaces.Box) and not is_image_space(s)]
         for i, key in enumerate(self.keys):
             shape = parts[key].shape or ()
             self.register_buffer(f"mean_{i}", th.zeros(shape))

@@ -1,6 +1,7 @@
 """What every off-policy algorithm of the package shares: chunks, counting, rates, updates owed, saving."""
 
 import pathlib
+import warnings
 from collections import defaultdict
 from typing import Any, ClassVar, TypeVar
 
@@ -263,6 +264,13 @@ class GCPOffPolicyAlgorithm(
         self._diverged: dict[str, th.Tensor] = {}  # by loss: whether a step was left out (GPU)
         if _init_setup_model:
             self._setup_model()
+            rate = self.critic_updates_per_step
+            if gradient_steps is None and utd_critic is None and rate and rate < self.utd_actor:
+                warnings.warn(
+                    f"gradient_steps=1 makes {rate:.3g} critic updates per environment step, n_envs={self.n_envs}, "
+                    f"fewer than utd_actor={self.utd_actor:g}: set utd_critic",
+                    stacklevel=3,
+                )
 
     # -- construction ---------------------------------------------------------------------------------------------
 

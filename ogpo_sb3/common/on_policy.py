@@ -225,18 +225,24 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
             if not callback.on_step():
                 return False
             self._update_info_buffer(infos, dones)
-            rollout_buffer.add(
-                obs, states, log_prob, values, self._step_rewards(rewards, infos), dones, self._final_values(dones, infos)
-            )
-        with th.no_grad():
-            last_values = self.policy.predict_values(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
+            final_values = self._final_values(dones, infos)
+            if self._last_obs is None:  # the callback interrupted these episodes: they end here, bootstrapped
+                final_values = np.where(dones, final_values, self._values(new_obs))
+                dones = np.ones_like(dones)
+                self._last_obs, self._last_episode_starts = env.reset(), dones  # type: ignore[assignment]
+            rollout_buffer.add(obs, states, log_prob, values, self._step_rewards(rewards, infos), dones, final_values)
         rollout_buffer.compute_returns_and_advantage(
-            last_values.cpu().numpy(), self._reward_scaling if self.reward_scaling else None
+            self._values(self._last_obs), self._reward_scaling if self.reward_scaling else None
         )
         self._n_rollouts += 1
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    @th.no_grad()
+    def _values(self, obs: Any) -> np.ndarray:
+        """(N,) values of observations."""
+        return self.policy.predict_values(obs_as_tensor(obs, self.device)).cpu().numpy()
 
     @th.no_grad()
     def _decide(self, obs: Any) -> tuple[np.ndarray, ...]:

@@ -95,13 +95,20 @@ def check_step(bad: th.Tensor, loss: th.Tensor, name: str, num_timesteps: int) -
 @th.no_grad()
 def polyak(source: nn.Module, target: nn.Module, rate: float) -> None:
     """
-    target <- rate * source + (1 - rate) * target, over all parameters.
+    target <- rate * source + (1 - rate) * target, over all parameters; running statistics (of batch normalisation) are copied.
 
     :param source: network that is trained
     :param target: its slow copy
     :param rate: in [0, 1]
     """
     th._foreach_lerp_(_data(target.parameters()), _data(source.parameters()), rate)
+    for own, followed in zip(_running(target), _running(source), strict=True):
+        own.copy_(followed)
+
+
+def _running(module: nn.Module) -> list[th.Tensor]:
+    """As Stable-Baselines3 selects them; constants of schedules are buffers too and stay."""
+    return [buffer for name, buffer in module.named_buffers() if "running_" in name]
 
 
 def _data(parameters: Iterable[nn.Parameter]) -> list[Any]:

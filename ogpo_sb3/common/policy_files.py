@@ -6,6 +6,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 import torch as th
+from gymnasium import spaces
 
 if TYPE_CHECKING:
     from ogpo_sb3.common.policies import GCPPolicy
@@ -54,6 +55,10 @@ def pretrained_actor_state(path: str | os.PathLike[str], policy: "GCPPolicy") ->
         theirs, ours = (data.get(name, defaults.get(name)) for data in (saved["data"], own_data))
         if theirs != ours:
             raise ValueError(f"{path} was trained with {name}={theirs}, policy_kwargs want {ours}")
+    if isinstance(policy.observation_space, spaces.Dict):
+        theirs, ours = (sorted(data.get("actor_keys") or policy.observation_space) for data in (saved["data"], own_data))
+        if theirs != ours:
+            raise ValueError(f"{path} was trained with actor_keys={theirs}, policy_kwargs want {ours}")
     prefix = "actor_ema."
     state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
     own = policy.actor_ema.state_dict()

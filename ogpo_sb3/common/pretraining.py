@@ -1,6 +1,8 @@
 """Behaviour cloning before RL: from demonstrations to one BC checkpoint that every algorithm can start from."""
 
+import os
 import pathlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +82,8 @@ class PretrainingMixin(BaseAlgorithm):
         self.bc_lr_schedule = as_schedule(self.bc_learning_rate, "bc_learning_rate")
 
     def _init_pretraining(self) -> None:
+        if isinstance(self.demonstrations, os.PathLike):
+            self.demonstrations = os.fspath(self.demonstrations)  # is saved with the model, as a name is
         self.pretrained = False  # a BC policy exists: it explores before learning_starts
         self.bc_history: list[dict[str, float]] = []  # update, loss, rate and, where evaluated, success
         self._n_bc_updates = 0
@@ -96,11 +100,12 @@ class PretrainingMixin(BaseAlgorithm):
         if self.pretrained_policy is not None and not self.pretrained:
             self.policy.load_pretrained(self.pretrained_policy)
             self.pretrained = True
-        # A model that has been cloned already and draws no windows of the data does not need them to be at hand.
-        drawn = draws_demonstrations(vars(self))
-        if (drawn or not self._bc_done) and getattr(self, "demonstrations", None) is not None and self.env is not None:
+        # A model that is past every phase before RL and draws no windows of the data does not need them to be at hand.
+        drawn = draws_demonstrations(vars(self)) or getattr(self, "critic_pretraining_due", False)
+        cloning = not self._bc_done and self.num_timesteps == 0
+        if (drawn or cloning) and getattr(self, "demonstrations", None) is not None and self.env is not None:
             self._demonstration_set = self._load_demonstrations()
-            if drawn or self.critic_pretrain_updates > 0:
+            if drawn:
                 self.demonstration_buffer = self._make_demonstration_buffer(self._demonstration_set)
 
     @property
@@ -145,6 +150,7 @@ class PretrainingMixin(BaseAlgorithm):
                 f"offline_ratio={self.offline_ratio} and critic_pretrain_updates={self.critic_pretrain_updates} train critics "
                 f"on the demonstrations, but {demos.source} has no rewards"
             )
+        as_online = getattr(self, "replay_buffer_kwargs", None) or {}
         buffer = ChunkReplayBuffer(
             demos.n_steps,
             self.observation_space,
@@ -152,6 +158,7 @@ class PretrainingMixin(BaseAlgorithm):
             device=self.device,
             chunk_size=chunk_size_of(self.action_space),
             gamma=self.gamma,
+            **{name: as_online[name] for name in ("chunk_end", "pad_actions") if name in as_online},
         )
         ends = np.zeros(demos.n_steps, dtype=bool)
         ends[demos.episode_ends - 1] = True
@@ -202,16 +209,16 @@ class PretrainingMixin(BaseAlgorithm):
             raise ValueError(f"pretrain() needs at least one update, found steps={steps} (bc_steps={self.bc_steps})")
         if eval_freq is None:
             eval_freq = max(1, steps // 20) if self.clip_bc is not None else steps + 1
+        windows = self._windows(demos)
         if self._n_bc_updates == 0:
-            self.policy.fit_normalizer(demos.observations)
+            self._warn_of_moving_observations()
+            self.policy.fit_normalizer(windows[0])
+            self.policy.fit_actions(windows[1])
         actor, ema = self.policy.actor, self.policy.actor_ema
         optimizer = self.policy.make_optimizer(actor, self.bc_lr_schedule(1.0), weight_decay=0.0)
         if self._bc_optimizer_state is not None:
             optimizer.load_state_dict(self._bc_optimizer_state)
         prepare_optimizer(optimizer, self.device)
-        windows = self._windows(demos)
-        if self._n_bc_updates == 0:
-            self.policy.fit_actions(windows[1])
         bar = progress(range(self._n_bc_updates, steps), "behaviour cloning", steps, progress_bar, self._n_bc_updates)
         success: float | None = None
         losses: list[float] = []
@@ -242,6 +249,16 @@ class PretrainingMixin(BaseAlgorithm):
         self.policy.synchronise_actors()
         self.pretrained = self._bc_done = True
         return self
+
+    def _warn_of_moving_observations(self) -> None:
+        normaliser = self._vec_normalize_env
+        if normaliser is not None and normaliser.norm_obs and normaliser.training:
+            warnings.warn(
+                "VecNormalize goes on learning its observation statistics, so that a policy cloned now will see other inputs "
+                "later: give it statistics and training=False, or norm_obs=False and "
+                "policy_kwargs=dict(normalize_observations=True)",
+                stacklevel=3,
+            )
 
     def _windows(self, demos: "DemonstrationSet") -> tuple[Any, np.ndarray, np.ndarray]:
         """Observations, scaled action windows (n, D) and per-number weights (n, D) of every step of the data."""

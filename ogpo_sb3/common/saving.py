@@ -162,7 +162,9 @@ class ModelSavingMixin(BaseAlgorithm):
                 raise ValueError(f"{path} is a checkpoint of {about['algorithm']}, wanted one of {cls.__name__}")
             model = cls.load(io.BytesIO(archive.read("model.zip")), env=env, device=device, **kwargs)
             model._read_experience(archive)
-            model._bc_optimizer_state = th.load(io.BytesIO(archive.read("bc_optimizer.pth")), weights_only=False)
+            model._bc_optimizer_state = th.load(
+                io.BytesIO(archive.read("bc_optimizer.pth")), map_location=model.device, weights_only=False
+            )
             state = pickle.loads(archive.read("random_state.pkl"))
             normalised = "vec_normalize.pkl" in archive.namelist()
             statistics = pickle.loads(archive.read("vec_normalize.pkl")) if normalised else None

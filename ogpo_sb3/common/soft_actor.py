@@ -10,7 +10,7 @@ from ogpo_sb3.common.updates import UpdatesMixin
 class SoftActorMixin(UpdatesMixin):
     """For algorithms whose policy has :class:`~ogpo_sb3.common.gaussian.TanhGaussian` actors."""
 
-    target_entropy: float | None
+    target_entropy: float | str | None
     initial_temperature: float
 
     def _setup_model(self) -> None:
@@ -22,7 +22,8 @@ class SoftActorMixin(UpdatesMixin):
     @property
     def wanted_entropy(self) -> float:
         """``target_entropy``, or minus half the dimension of a chunk: of the variable in (-1, 1), before any scaling."""
-        return -0.5 * get_action_dim(self.action_space) if self.target_entropy is None else self.target_entropy
+        given = self.target_entropy
+        return -0.5 * get_action_dim(self.action_space) if given is None or given == "auto" else float(given)
 
     def _improve(
         self,

@@ -59,6 +59,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
     _actor_debt: float
     _n_actor_updates: int
     _n_warmup_updates: int
+    _n_critic_pretrain_updates: int
     _show_progress: bool
     _duration_announced: bool
     _metrics: dict[str, list[th.Tensor]]
@@ -177,7 +178,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
         """Critic updates per environment step; None where SB3's episodic train_freq leaves it open."""
         if self.utd_critic is not None:
             return self.utd_critic
-        if self.gradient_steps == -1:
+        if self.gradient_steps < 0:  # as in Stable-Baselines3: as many as steps
             return 1.0
         assert isinstance(self.train_freq, TrainFreq)
         if self.train_freq.unit == TrainFrequencyUnit.EPISODE:
@@ -211,10 +212,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
 
         :param batch_size: windows per update
         """
-        if self.policy.normalize_observations and not self.pretrained and self._n_updates + self._n_warmup_updates == 0:
-            seen = self.replay_buffer.sample(min(10_000, self.replay_buffer.size()), env=self._vec_normalize_env).observations
-            arrays = {k: v.cpu().numpy() for k, v in seen.items()} if isinstance(seen, dict) else seen.cpu().numpy()
-            self.policy.fit_normalizer(arrays)
+        self._fit_observations(self.replay_buffer)
         due = self.critic_warmup_updates - self._n_warmup_updates
         if due <= 0:
             return
@@ -222,6 +220,18 @@ class UpdatesMixin(OffPolicyAlgorithm):
         for _ in progress(range(due), "critic warm-up", due, self._show_progress):
             self._warm_up(batch_size)
             self._n_warmup_updates += 1
+
+    def _fit_observations(self, buffer: ChunkReplayBuffer) -> None:
+        """
+        Observation statistics, once: what has been trained on them must not see others.
+
+        :param buffer: of what is trained on first
+        """
+        done = self._n_updates + self._n_warmup_updates + self._n_critic_pretrain_updates
+        if self.policy.normalize_observations and not self.pretrained and done == 0:
+            seen = buffer.sample(min(10_000, buffer.size()), env=self._vec_normalize_env).observations
+            arrays = {k: v.cpu().numpy() for k, v in seen.items()} if isinstance(seen, dict) else seen.cpu().numpy()
+            self.policy.fit_normalizer(arrays)
 
     def _warm_up(self, batch_size: int) -> None:
         """

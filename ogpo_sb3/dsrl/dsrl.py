@@ -39,7 +39,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
     :param action_magnitude: latents lie within +- this (c)
     :param noise_aliasing: learn Q(s, a) and distil it
     :param distillation_steps: steps of the noise critic per actor update
-    :param target_entropy: of w / c; minus half the dimension of a chunk when None
+    :param target_entropy: of w / c; minus half the dimension of a chunk when None or "auto"
     :param initial_temperature: alpha before training; it falls by learning_rate per update at most, so that values on a small
         scale want a small one
     :param chunk_reward: "sum"; "max": the largest reward within a decision, as the official code has it (not with aliasing)
@@ -65,7 +65,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
         action_magnitude: float = 1.0,
         noise_aliasing: bool = False,
         distillation_steps: int = 1,
-        target_entropy: float | None = None,
+        target_entropy: float | str | None = None,
         initial_temperature: float = 1.0,
         chunk_reward: str = "sum",
         success_bc: bool = False,

@@ -33,7 +33,7 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
     :param learning_rate: of base policy, edit policy and temperature
     :param best_of_n: base candidates per decision, each of which has an edit (N)
     :param edit_scale: largest edit of an action in [-1, 1], in (0, 2]
-    :param target_entropy: of u; minus half the dimension of a chunk when None
+    :param target_entropy: of u; minus half the dimension of a chunk when None or "auto"
     :param initial_temperature: alpha before training; it falls by learning_rate per update at most, so that values on a small
         scale want a small one
     :param success_bc: the base clones successful episodes only, and the edited action is drawn to theirs (EXPO+)
@@ -55,7 +55,7 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
         learning_rate: float | str | Schedule = 3e-4,
         best_of_n: int = 8,
         edit_scale: float = 0.05,
-        target_entropy: float | None = None,
+        target_entropy: float | str | None = None,
         initial_temperature: float = 1.0,
         success_bc: bool = False,
         edit_bc_coef: float = 1.0,

@@ -34,28 +34,32 @@ class Surrogate(NamedTuple):
 
     :param loss: scalar, :func:`ppo_clip_loss` over all chains
     :param log_ratio: (n',) current minus old log-likelihood of the chains that were scored
-    :param clipped: (n',) true where a scored chain has no gradient: its ratio left the interval on its advantage's side
+    :param clipped: (n',) true where a scored chain's ratio left the interval on its advantage's side: it has no gradient
+    :param moved: (n',) true where a scored chain has an advantage; of fixed shapes (a GPU) all are scored
     """
 
     loss: th.Tensor
     log_ratio: th.Tensor
     clipped: th.Tensor
+    moved: th.Tensor
 
     def statistics(self, n: int, clip_range: float | th.Tensor) -> dict[str, th.Tensor]:
         """
-        What is logged of the ratios r of the chains that were scored; zeros where none was.
+        What is logged of the ratios r of the chains that have an advantage; zeros where none has.
 
         :param n: number of chains drawn
         :param clip_range: eps
         """
-        scored = max(len(self.log_ratio), 1)
+        moved = self.moved.float()
+        count = moved.sum().clamp(min=1.0)
         ratio = self.log_ratio.exp()
+        mean = (ratio * moved).sum() / count
         return dict(
-            ratio_mean=ratio.sum() / scored,
-            ratio_std=((ratio - ratio.sum() / scored).square().sum() / scored).sqrt(),
-            approx_kl=(ratio - 1.0 - self.log_ratio).sum() / scored,
-            clip_fraction=((ratio - 1.0).abs() > clip_range).sum() / scored,
-            gradient_fraction=(~self.clipped).sum() / n,
+            ratio_mean=mean,
+            ratio_std=((ratio - mean).square() * moved).sum().div(count).sqrt(),
+            approx_kl=((ratio - 1.0 - self.log_ratio) * moved).sum() / count,
+            clip_fraction=(((ratio - 1.0).abs() > clip_range) * moved).sum() / count,
+            gradient_fraction=(~self.clipped & self.moved).sum() / n,
         )
 
 
@@ -93,7 +97,7 @@ def ppo_clip_backward(
     loss = backward_in_blocks(share, condition, scored, blocks)
     log_ratio = th.cat(log_ratios) if log_ratios else advantage.new_zeros(0)
     beyond = (log_ratio.exp() - 1.0) * advantage[scored].sign()
-    return Surrogate(loss, log_ratio, beyond > clip_range)
+    return Surrogate(loss, log_ratio, beyond > clip_range, advantage[scored] != 0)
 
 
 def centred_clip_backward(
@@ -141,4 +145,5 @@ def centred_clip_backward(
 
     backward_in_blocks(share, condition, scored, blocks)
     loss = ppo_clip_loss(centred, th.zeros_like(centred), advantage, clip_range)
-    return Surrogate(loss, centred.flatten()[shown], clipped.flatten()[shown]), centre
+    moved = (advantage != 0).flatten()[shown]
+    return Surrogate(loss, centred.flatten()[shown], clipped.flatten()[shown], moved), centre

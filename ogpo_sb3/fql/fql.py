@@ -23,7 +23,7 @@ class FQL(OneStepMixin, GCPOffPolicyAlgorithm):
 
         E [ alpha (mu(s, z) - ODE(s, z))^2 / D - Q_target(s, clip mu(s, z)) ].
 
-    Warm-up updates (``critic_warmup_updates``) train the one-step policy too, on the second term alone: it acts from
+    Warm-up updates (``critic_warmup_updates``) train the one-step policy too, on the distillation alone: it acts from
     ``learning_starts`` on and would do so from random parameters otherwise.
 
     :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``OneStepPolicy``

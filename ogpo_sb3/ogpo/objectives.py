@@ -251,7 +251,8 @@ class FlowPolicyOptimisation(Objective):
         beyond = (log_ratio.exp() - 1.0) * advantage[scored].sign() > clip_range
         if self.aspo:
             beyond = beyond & (advantage[scored] > 0)
-        surrogate = Surrogate(loss, log_ratio.flatten(), beyond.flatten())
+        moved = (advantage[scored] != 0).expand_as(log_ratio)
+        surrogate = Surrogate(loss, log_ratio.flatten(), beyond.flatten(), moved.flatten())
         return dict(policy_loss=loss, **surrogate.statistics(n * len(log_ratio), clip_range))
 
 

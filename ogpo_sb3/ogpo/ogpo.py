@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
@@ -182,7 +182,9 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         self.extraction, self.extraction_kwargs = extraction, extraction_kwargs
         self.baseline, self.ratio_steps = baseline, ratio_steps
         self.entropy_coef, self.forward_kl_coef = entropy_coef, forward_kl_coef
-        self._next_pessimism: Any = None  # weight of the minimum in the next TD target, a tensor (penalised variants)
+        self._next_pessimism: Any = (
+            None  # made by _setup_model: weight of the minimum in the next TD target, a tensor (penalised variants)
+        )
         check_options(self, self._objective)
         if baseline == "value":
             policy_kwargs = {**(policy_kwargs or {}), "state_value": True}
@@ -253,6 +255,28 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         """Divergence from the slow policy that is penalised: "chi2", "kl" or None."""
         return "chi2" if self.chi2_coef > 0 else "kl" if self.kl_coef > 0 else None
 
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        As SB3's; a slow actor that ``load(..., chi2_coef=...)`` and its like ask for begins at the EMA actor, one that they
+        switch off is left out.
+
+        :param load_path_or_dict: file, or parameters by name
+        :param exact_match: every name and tensor must be given
+        :param device: where tensors are read to
+        """
+        if isinstance(load_path_or_dict, dict) and "policy" in load_path_or_dict:
+            given: Any = load_path_or_dict["policy"]
+            state = {name: value for name, value in given.items() if not name.startswith("actor_slow.")}
+            if self.actor_slow is not None:
+                begun = {
+                    f"actor_slow.{k.removeprefix('actor_ema.')}": v for k, v in given.items() if k.startswith("actor_ema.")
+                }
+                state = {**begun, **given}
+            load_path_or_dict = {**load_path_or_dict, "policy": state}  # type: ignore[dict-item]
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
     def _setup_model(self) -> None:
         check_options(self, self._objective)  # ``load`` may have replaced some
         super()._setup_model()
@@ -261,8 +285,7 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         if self.penalty is not None or self.forward_kl_coef > 0:
             self.policy.add_slow_actor()
             self._create_aliases()
-        if self.penalty is not None:
-            self._next_pessimism = th.full((), 0.5, device=self.device)  # no distance from the slow policy yet
+        self._next_pessimism = th.full((), 0.5, device=self.device)  # no distance from the slow policy yet
         by_ratio = self._objective.chain_ratio
         if by_ratio and self.policy.actor.gcp.ratio_norm == "sum" and self.clip_range == 0.01:
             warnings.warn(
@@ -281,7 +304,7 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         n = self.q_variance_samples
         next_actions = self.actor_ema.sample_chain(batch.next_observations, n).actions
         next_q = self.critic_target(batch.next_observations, next_actions.unflatten(0, (-1, n)))
-        return next_value(next_q, self.q_agg, self._next_pessimism if n == 1 else None)
+        return next_value(next_q, self.q_agg, self._next_pessimism if n == 1 and self.penalty is not None else None)
 
     def _warm_up(self, batch_size: int) -> None:
         super()._warm_up(batch_size)
@@ -317,4 +340,4 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        return state_dicts, tensors + (["_next_pessimism"] if self.penalty is not None else [])
+        return state_dicts, [*tensors, "_next_pessimism"]

@@ -30,7 +30,7 @@ class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
     :param env: environment, its id or a chunked vectorised environment
     :param learning_rate: of actor and temperature
     :param q_agg: how heads are combined in targets
-    :param target_entropy: minus half the dimension of a chunk when None
+    :param target_entropy: minus half the dimension of a chunk when None or "auto"
     :param initial_temperature: alpha before training; it falls by learning_rate per update at most, so that values on a small
         scale want a small one
     :param entropy_backup: the entropy in the TD target
@@ -51,7 +51,7 @@ class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
         env: GymEnv | str | None,
         learning_rate: float | str | Schedule = 3e-4,
         q_agg: str = "subsample",
-        target_entropy: float | None = None,
+        target_entropy: float | str | None = None,
         initial_temperature: float = 1.0,
         entropy_backup: bool = True,
         offline_ratio: float | None = None,
@@ -113,6 +113,11 @@ class SACfD(RLPD):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
+        if kwargs.get("offline_ratio"):
+            raise ValueError(
+                "SACfD draws demonstrations by their share in all that is known, found "
+                f"offline_ratio={kwargs['offline_ratio']}: leave it out, or use RLPD"
+            )
         policy_kwargs = {"n_critics": 2, "critic_layer_norm": False, **(kwargs.pop("policy_kwargs", None) or {})}
         super().__init__(*args, **{"q_agg": "min", **kwargs, "policy_kwargs": policy_kwargs})
 

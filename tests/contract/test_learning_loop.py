@@ -13,7 +13,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from ogpo_sb3 import OGPO, OGPOCA
+from ogpo_sb3 import OGPO, OGPOCA, evaluate
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from tests.contract.models import (
     ALGORITHMS,
@@ -111,6 +111,31 @@ class TestCounters:
         model.learn(12, reset_num_timesteps=False)
         check_stream(model)
         assert set(model.replay_buffer.sample(200).observations[:, 0].tolist()) == {0.0, 7.0}
+
+    @pytest.mark.parametrize("normalise", [False, True])
+    def test_an_evaluation_within_a_rollout(self, normalise):
+        """In the model's own environment: the episode is cut there, and the next decision begins with a reset."""
+
+        class Evaluate(BaseCallback):
+            def _on_step(self):
+                if self.n_calls == 4:
+                    evaluate(self.model, n_episodes=1)
+                return True
+
+        env = vec(lambda: Ticker(lengths=(100,)), 4)
+        model = build(env=VecNormalize(env, norm_obs=True) if normalise else env, train_freq=40, chunk_size=4)
+        model.learn(80, Evaluate())
+        assert model.num_timesteps == 80 and model.replay_buffer.n_stored == 76, "the chunk in flight is not stored"
+        check_stream(model)
+
+    def test_rates_that_contradict_each_other_are_named(self):
+        """gradient_steps counts per rollout of all environments, utd_actor per step."""
+        with pytest.warns(UserWarning, match=r"0\.25 critic updates per environment step, n_envs=4.*utd_actor=1: set utd_critic"):
+            build(env=Ticker, n_envs=4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            build(env=Ticker, n_envs=4, utd_critic=1.0)
+            assert build(env=Ticker, n_envs=4, gradient_steps=-2).critic_updates_per_step == 1.0, "any negative number, as SB3"
 
 
 class TestFrequencies:
@@ -326,7 +351,7 @@ class BatchNorm(FlattenExtractor):
 class TestModes:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_training_mode(self, algorithm):
-        """T9: batch-norm statistics move in train() only, and never in targets and slow copies."""
+        """T9: batch-norm statistics move in train() only; targets and slow copies take them over, as in Stable-Baselines3."""
         model = build(algorithm, policy_kwargs=dict(features_extractor_class=BatchNorm), learning_starts=8)
         before = policy_state(model)
         model.learn(8)
@@ -340,9 +365,15 @@ class TestModes:
         for network in (model.actor_ema, model.critic_target, model.actor_slow):
             if network is not None:
                 assert network.features_extractor.modes and not any(network.features_extractor.modes)
-        moved = differences(before, policy_state(model))
-        statistics = {path.split(".")[1] for path in moved if path.endswith("running_mean")}
-        assert statistics == {"actor", "critic"}
+        assert {p.split(".")[1] for p in differences(before, policy_state(model)) if "running_mean" in p} >= {
+            "actor",
+            "critic",
+        }
+        copies = [(model.actor, model.actor_ema), (model.critic, model.critic_target), (model.actor, model.actor_slow)]
+        for trained, copy in copies:
+            if copy is not None:
+                own, followed = (network.features_extractor.state_dict() for network in (copy, trained))
+                assert not [key for key in own if "running_" in key and not th.equal(own[key], followed[key])]
         model.learn(4)
         assert not model.policy.training or model._n_updates > 2
 

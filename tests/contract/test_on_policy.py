@@ -535,6 +535,26 @@ class TestCallbacks:
         model = build(env=lambda: Ticker(lengths=(100,))).learn(24, Evaluate())
         assert model.rollout_buffer.observations[0, 0, 2] == 0
 
+    def test_a_callback_that_uses_the_environment_within_a_rollout(self):
+        """The episode ends there, with the value of what would have followed; the next decision begins with a reset."""
+
+        class Evaluate(BaseCallback):
+            def _on_step(self):
+                if self.n_calls == 3:
+                    self.following = self.model._values(self.locals["new_obs"])
+                    evaluate(self.model, n_episodes=1)
+                return True
+
+        callback = Evaluate()
+        model = build(env=lambda: Ticker(lengths=(100,)))
+        finals, add = [], model.rollout_buffer.add
+        model.rollout_buffer.add = lambda *args: (finals.append(args[-2:]), add(*args))
+        model._setup_learn(100, callback)
+        model.collect_rollouts(model.env, model._init_callback(callback), model.rollout_buffer, 8)
+        assert model.rollout_buffer.observations[:, 0, 2].tolist()[:5] == [0, 1, 2, 0, 1]
+        assert [bool(dones[0]) for dones, _ in finals[:4]] == [False, False, True, False]
+        assert finals[2][1] == callback.following != 0
+
     @pytest.mark.parametrize("model", MODELS)
     def test_logs(self, model, tmp_path):
         """K4: keys, finite values, the logger's step."""

@@ -117,7 +117,7 @@ class TestModel:
     def test_other_number_of_environments(self, numbers, chunk_size, tmp_path):
         """L1."""
         before, after = numbers
-        build(chunk_size=chunk_size, n_envs=before).learn(12).save(tmp_path / "model")
+        build(chunk_size=chunk_size, n_envs=before, utd_critic=1.0).learn(12).save(tmp_path / "model")
         loaded = OGPO.load(tmp_path / "model", env=vec(chunk_size=chunk_size, n_envs=after), device="cpu")
         assert loaded.n_envs == loaded.replay_buffer.n_envs == after
         loaded.learn(20)
@@ -274,10 +274,10 @@ class TestReplayBuffer:
     @pytest.mark.parametrize("form", ["text", "path", "bytes"])
     def test_round_trip(self, form, chunk_size, n_envs, tmp_path):
         """L7: nested paths and open files, equal samples at equal seed, and learning goes on."""
-        model = build(env=Ticker, chunk_size=chunk_size, n_envs=n_envs).learn(30)
+        model = build(env=Ticker, chunk_size=chunk_size, n_envs=n_envs, utd_critic=1.0).learn(30)
         target = dict(text=str(tmp_path / "a/b/buffer"), path=tmp_path / "a/b/buffer.pkl", bytes=io.BytesIO())[form]
         model.save_replay_buffer(target)
-        loaded = build(env=Ticker, chunk_size=chunk_size, n_envs=n_envs)
+        loaded = build(env=Ticker, chunk_size=chunk_size, n_envs=n_envs, utd_critic=1.0)
         for truncate in (False, True):
             if form == "bytes":
                 target.seek(0)

@@ -299,11 +299,11 @@ class TestLogs:
         """Said once, and only where it matters: not by a model that is loaded to be watched, nor with subprocesses."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model = make()
+            model = make(utd_critic=1.0)
             model.save(tmp_path / "model")
             OGPO.load(tmp_path / "model", env=model.env, device="cpu")
-            make(async_collection=False).learn(8)
-            make(vec_env_cls=subproc).learn(8)
+            make(utd_critic=1.0, async_collection=False).learn(8)
+            make(utd_critic=1.0, vec_env_cls=subproc).learn(8)
             assert not [warning for warning in caught if warning.category is UserWarning]
             model.learn(8)
             model.learn(8, reset_num_timesteps=False)

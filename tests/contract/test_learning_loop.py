@@ -130,7 +130,9 @@ class TestCounters:
 
     def test_rates_that_contradict_each_other_are_named(self):
         """gradient_steps counts per rollout of all environments, utd_actor per step."""
-        with pytest.warns(UserWarning, match=r"0\.25 critic updates per environment step, n_envs=4.*utd_actor=1: set utd_critic"):
+        with pytest.warns(
+            UserWarning, match=r"0\.25 critic updates per environment step, n_envs=4.*utd_actor=1: set utd_critic"
+        ):
             build(env=Ticker, n_envs=4)
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -367,15 +367,15 @@ class TestModes:
         for network in (model.actor_ema, model.critic_target, model.actor_slow):
             if network is not None:
                 assert network.features_extractor.modes and not any(network.features_extractor.modes)
-        assert {p.split(".")[1] for p in differences(before, policy_state(model)) if "running_mean" in p} >= {
-            "actor",
-            "critic",
-        }
-        copies = [(model.actor, model.actor_ema), (model.critic, model.critic_target), (model.actor, model.actor_slow)]
-        for trained, copy in copies:
-            if copy is not None:
-                own, followed = (network.features_extractor.state_dict() for network in (copy, trained))
-                assert not [key for key in own if "running_" in key and not th.equal(own[key], followed[key])]
+        copies = {"actor_ema": model.actor, "critic_target": model.critic}
+        if model.actor_slow is not None:
+            copies["actor_slow"] = model.actor
+        moved = differences(before, policy_state(model))
+        statistics = {path.split(".")[1] for path in moved if path.endswith("running_mean")}
+        assert statistics == {"actor", "critic", *copies}
+        for name, trained in copies.items():
+            own, followed = (network.features_extractor.state_dict() for network in (getattr(model, name), trained))
+            assert not [key for key in own if "running_" in key and not th.equal(own[key], followed[key])]
         model.learn(4)
         assert not model.policy.training or model._n_updates > 2
 

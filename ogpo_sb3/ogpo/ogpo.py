@@ -182,9 +182,8 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         self.extraction, self.extraction_kwargs = extraction, extraction_kwargs
         self.baseline, self.ratio_steps = baseline, ratio_steps
         self.entropy_coef, self.forward_kl_coef = entropy_coef, forward_kl_coef
-        self._next_pessimism: Any = (
-            None  # made by _setup_model: weight of the minimum in the next TD target, a tensor (penalised variants)
-        )
+        # Weight of the minimum in the next TD target of penalised variants, a tensor that _setup_model makes
+        self._next_pessimism: Any = None
         check_options(self, self._objective)
         if baseline == "value":
             policy_kwargs = {**(policy_kwargs or {}), "state_value": True}
@@ -270,10 +269,8 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
             given: Any = load_path_or_dict["policy"]
             state = {name: value for name, value in given.items() if not name.startswith("actor_slow.")}
             if self.actor_slow is not None:
-                begun = {
-                    f"actor_slow.{k.removeprefix('actor_ema.')}": v for k, v in given.items() if k.startswith("actor_ema.")
-                }
-                state = {**begun, **given}
+                ema = "actor_ema."
+                state = {"actor_slow." + k.removeprefix(ema): v for k, v in given.items() if k.startswith(ema)} | dict(given)
             load_path_or_dict = {**load_path_or_dict, "policy": state}  # type: ignore[dict-item]
         super().set_parameters(load_path_or_dict, exact_match, device)
 

@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from ogpo_sb3 import DPPO, OGPO, ChunkActionWrapper, ReinFlow, evaluate
+from ogpo_sb3.common.policies import FlowPolicy as OffPolicyFlow
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, ChunkRolloutSamples, RewardScaling
 from ogpo_sb3.extraction import chunk_gae
 from stable_baselines3.common.env_util import make_vec_env
@@ -422,7 +423,8 @@ def test_reaches_the_optimum_of_a_bandit(algorithm, policy):
         (dict(finetuned_steps=0), "finetuned_steps"),
         (dict(bc_steps=5), "needs demonstrations"),
         (dict(clip_range=-0.1), "clip_range"),
-        (dict(policy_kwargs=dict(best_of_n=4)), "best_of_n=4"),
+        (dict(policy_kwargs=dict(best_of_n=4)), "best_of_n=4 ranks candidates .* does not have"),
+        (dict(policy=OffPolicyFlow), "DPPO needs a policy derived from ActorValuePolicy, found FlowPolicy; the names"),
         (dict(policy_kwargs=dict(frozen_steps=4)), "frozen_steps"),
         (dict(rollout_buffer_class=list), "rollout_buffer_class"),
     ],

@@ -27,6 +27,7 @@ class ActorValuePolicy(GCPPolicy):
     :param kwargs: as :class:`GCPPolicy`
     """
 
+    no_candidates = "which this policy does not have"
     critic_class = ChunkValue
     critic: ChunkValue  # type: ignore[assignment]
 
@@ -43,8 +44,6 @@ class ActorValuePolicy(GCPPolicy):
     ):
         if use_sde:
             raise ValueError("use_sde=True is not supported: a generative policy explores by the noise of its steps")
-        if kwargs.get("best_of_n", 1) != 1:
-            raise ValueError(f"best_of_n={kwargs['best_of_n']} ranks candidates by critics, which this policy does not have")
         if kwargs.get("critic_head", "mse") != "mse":
             raise ValueError(
                 f"critic_head={kwargs['critic_head']!r} is of critics of actions, which this policy does not have"

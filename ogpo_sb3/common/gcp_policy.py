@@ -64,12 +64,15 @@ class GCPPolicy(BoundedPolicy):
     :param gcp_kwargs: everything else goes to the generative policy: denoising_steps, noise_std, noise_schedule,
         sde_correction, ratio_norm, clip_intermediate, ... (see :class:`ogpo_sb3.gcp.FlowGCP`)
     :raises TypeError: an argument that neither the policy nor its generative family knows
+    :raises ValueError: candidates of a policy that chooses among none
     """
 
     gcp_class: ClassVar[type[GenerativeControlPolicy]]
     critic_class: ClassVar[type[Any]] = ChunkCritic
     # The algorithm makes different actions from different latents: of no use with a family that has none.
     needs_latent: ClassVar[bool] = False
+    # Why nothing is chosen among candidates that critics rank, the rest of a sentence; None where it is, with ``best_of_n``.
+    no_candidates: ClassVar[str | None] = None
     # Networks with an ``optimizer``, by the learning rate they follow; an algorithm's own policy may have more of them.
     actor_names: tuple[str, ...] = ("actor",)
     critic_names: tuple[str, ...] = ("critic",)
@@ -107,6 +110,8 @@ class GCPPolicy(BoundedPolicy):
         state_value: bool = False,
         **gcp_kwargs: Any,
     ):
+        if best_of_n != 1 and self.no_candidates is not None:
+            raise ValueError(f"best_of_n={best_of_n} ranks candidates by critics, {self.no_candidates}")
         own = {name: gcp_kwargs.pop(name, default) for name, default in self.settings.items()}
         given_by_policy = {"features_dim", "action_dim", "chunk_size", "net_arch", "activation_fn"}
         known = set(inspect.signature(self.gcp_class).parameters) - given_by_policy

@@ -23,7 +23,7 @@ from ogpo_sb3.common.options import (
     check_at_least,
     check_critic_pretraining,
     check_heads,
-    check_policy_name,
+    check_policy,
     check_pretraining,
     check_shared,
     check_targets,
@@ -187,12 +187,7 @@ class GCPOffPolicyAlgorithm(
         misplaced = sorted(set(policy_kwargs or {}) & set(self.policy_settings))
         if misplaced:
             raise ValueError(f"{misplaced} are arguments of {type(self).__name__} itself, found in policy_kwargs")
-        if isinstance(policy, type) and not issubclass(policy, self.policy_base):
-            raise ValueError(
-                f"{type(self).__name__} needs a policy derived from {self.policy_base.__name__}, found {policy.__name__}; the "
-                f"names {list(self.policy_aliases)} choose a suitable one"
-            )
-        check_policy_name(type(self).__name__, policy, self.policy_aliases)
+        check_policy(type(self).__name__, policy, self.policy_base, self.policy_aliases)
         check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, offline_ratio, bc_offline_ratio)
         if optimize_memory_usage:
             raise NotImplementedError("optimize_memory_usage is not needed: the chunk buffer stores each observation once")

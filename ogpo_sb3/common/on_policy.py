@@ -20,7 +20,7 @@ from ogpo_sb3.common.counting import ChunkedMixin
 from ogpo_sb3.common.errors import TrainingDivergedError, is_finite
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.optimization import check_step, guarded_step, set_rate
-from ogpo_sb3.common.options import check_at_least, check_policy_name, check_pretraining, check_shared
+from ogpo_sb3.common.options import check_at_least, check_policy, check_pretraining, check_shared
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, RewardScaling
 from ogpo_sb3.common.saving import ModelSavingMixin
@@ -92,7 +92,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         )
         if not 0.0 <= gae_lambda <= 1.0:
             raise ValueError(f"gae_lambda must lie in [0, 1], found {gae_lambda}")
-        check_policy_name(type(self).__name__, policy, self.policy_aliases)
+        check_policy(type(self).__name__, policy, ActorValuePolicy, self.policy_aliases)
         check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, 0.0)
         if rollout_buffer_class is not None and not issubclass(rollout_buffer_class, ChunkRolloutBuffer):
             raise ValueError(

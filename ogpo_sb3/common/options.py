@@ -81,15 +81,21 @@ def check_pretraining(
         raise ValueError(f"bc_offline_ratio={bc_offline_ratio} needs demonstrations, found None")
 
 
-def check_policy_name(algorithm: str, policy: Any, aliases: Iterable[str]) -> None:
+def check_policy(algorithm: str, policy: Any, base: type, aliases: Iterable[str]) -> None:
     """
     :param algorithm: name of the algorithm
-    :param policy: as the user gave it; a class is not looked at
+    :param policy: as the user gave it
+    :param base: what a policy class must derive from
     :param aliases: the policies that it knows by name
-    :raises ValueError: a name that is none of them
+    :raises ValueError: a name that is none of them, or a class that the algorithm cannot use
     """
     if isinstance(policy, str):
         check_known(f"policy of {algorithm}", policy, aliases)
+    elif not issubclass(policy, base):
+        raise ValueError(
+            f"{algorithm} needs a policy derived from {base.__name__}, found {policy.__name__}; the names {list(aliases)} "
+            "choose a suitable one"
+        )
 
 
 def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

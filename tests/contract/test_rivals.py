@@ -252,6 +252,7 @@ def test_nothing_trains_on_nan(name):
         ("S/R", dict(bc_offline_ratio=0.5), "they have none"),
         ("DSRL", dict(target_range=(1.0, 1.0)), "target_range"),
         ("DSRL", dict(policy_kwargs=dict(noise_aliasing=True)), "found in policy_kwargs"),
+        ("DSRL", dict(policy_kwargs=dict(best_of_n=4)), "best_of_n=4 ranks candidates .* noise actor"),
         ("EXPO", dict(policy_kwargs=dict(edit_scale=0.1)), "edit_scale.* found in policy_kwargs"),
         ("RLPD", dict(initial_temperature=0.0), "initial_temperature"),
         ("FQL", dict(alpha=-1.0), "alpha"),

@@ -277,10 +277,16 @@ class GCPOffPolicyAlgorithm(
         super()._setup_model()
         check_heads(self.q_agg, self.policy.n_heads)
         for name in self.policy_settings:
-            setattr(self.policy, name, getattr(self, name))
+            setattr(self, name, getattr(self, name))
         self._create_aliases()
         self._prepare_optimizers()
         self._setup_pretraining()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the policy acts by is changed there too: ``model.best_of_n = 32`` is how it chooses from then on."""
+        super().__setattr__(name, value)
+        if name in self.policy_settings and "policy" in vars(self):
+            setattr(self.policy, name, value)
 
     def _create_aliases(self) -> None:
         self.actor, self.actor_ema, self.actor_slow = self.policy.actor, self.policy.actor_ema, self.policy.actor_slow

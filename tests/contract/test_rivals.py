@@ -223,6 +223,17 @@ def test_refusals(name):
         rival(name, policy="MlpPolicy")
 
 
+@pytest.mark.parametrize("name", ["OGPO", "QC", "EXPO", "DSRL", "FQL", "S/R", "PA-RL"])
+def test_what_the_policy_acts_by_is_changed_on_the_model(name):
+    """``model.best_of_n = 32`` and its like are not for the constructor alone."""
+    model = OGPO("FlowPolicy", Line(), **tiny()) if name == "OGPO" else rival(name)
+    for setting in type(model).policy_settings:
+        wanted = getattr(model, setting) + 1
+        setattr(model, setting, wanted)
+        assert getattr(model.policy, setting) == wanted
+    assert type(model).policy_settings
+
+
 @pytest.mark.parametrize("name", ["QC", "EXPO", "DSRL", "FQL", "S/R", "RLPD", "PA-RL"])
 def test_nothing_trains_on_nan(name):
     """A target that is not finite stops the run and changes no parameter."""

@@ -107,11 +107,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         model = _fine_tune(args, folder, before)
     with clock("evaluation"):
         after = evaluate(model, lambda: _make(args), n_episodes=args.eval_episodes, progress_bar=True)
+        chosen = evaluate(model, lambda: _make(args), n_episodes=args.eval_episodes, sampler="behaviour", progress_bar=True)
     results = dict(
         **settings,
         steps=model.num_timesteps,
         before=_summary(before),
         after=_summary(after),
+        chosen=_summary(chosen),
+        best_of_n=model.best_of_n,
         seconds=clock.seconds,
         command=f"python -m ogpo_sb3.quickstart {' '.join(sys.argv[1:] if argv is None else argv)}".strip(),
     )
@@ -199,8 +202,11 @@ def _print_table(results: dict[str, Any]) -> None:
 
     table = Table(title=f"{results['env']}, seed {results['seed']}, {results['eval_episodes']} episodes on the same seeds")
     for name in ("policy", "success", "95 % interval", "mean return", "steps to success"):
-        table.add_column(name, justify="left" if name == "policy" else "right")
-    for name, key in (("behaviour cloning", "before"), (f"OGPO+CA, {results['steps']} steps", "after")):
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=name == "policy")
+    rows = [("behaviour cloning", "before"), (f"OGPO+CA, {results['steps']} steps", "after")]
+    if "chosen" in results:  # not in the results of earlier versions
+        rows.append((f"best-of-{results['best_of_n']} inference", "chosen"))
+    for name, key in rows:
         row = results[key]
         low, high = row["interval"]
         steps = "-" if row["steps_to_success"] is None else f"{row['steps_to_success']:.0f}"

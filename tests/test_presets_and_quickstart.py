@@ -79,7 +79,11 @@ def test_quickstart_runs_whole_and_goes_on(tmp_path, monkeypatch, capsys):
     assert results == json.loads((folder / "results.json").read_text())
     assert (folder / "bc.zip").read_bytes() == cloned
     assert results["steps"] >= 800 and results["before"]["seeds"] == results["after"]["seeds"] == [10_000, 10_004]
+    assert results["chosen"]["seeds"] == [10_000, 10_004] and "best-of-8 inference" in out
     assert run(tmp_path) == results, "a finished run is only shown again"
+    earlier = {name: value for name, value in results.items() if name not in ("chosen", "best_of_n")}
+    (folder / "results.json").write_text(json.dumps(earlier))
+    assert run(tmp_path) == earlier, "of a version that did not choose"
     loaded = OGPOCA.load(folder / "model.zip", device="cpu")
     assert np.isfinite(loaded.predict(loaded.observation_space.sample(), deterministic=True)[0]).all()
 

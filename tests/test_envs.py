@@ -349,14 +349,16 @@ def test_pusht_replays_human_demonstrations():
 
 
 @pytest.mark.parametrize(("reward", "best"), [("dense", 1.0), ("coverage", 0.0)])
-def test_pusht_rewards_the_covered_share(reward, best):
+@pytest.mark.parametrize(("scale", "bonus"), [(1.0, 0.0), (0.02, 3.0)])
+def test_pusht_rewards_the_covered_share(reward, best, scale, bonus):
     episode = load("shipped:pusht").episode(51)
-    env = gym.make(PUSHT, reward=reward)
+    env = gym.make(PUSHT, reward=reward, reward_scale=scale, success_bonus=bonus)
     env.reset(options={"state": pusht.decode(episode.observations[0])})
     for action in episode.actions:
         _, reward, terminated, _, info = env.step(action)
-        assert reward == pytest.approx(min(info["coverage"] / 0.95, 1.0) + best - 1.0)
-    assert terminated and reward == best
+        base = min(info["coverage"] / 0.95, 1.0) + best - 1.0
+        assert reward == pytest.approx(scale * base + bonus * terminated)
+    assert terminated and reward == scale * best + bonus
 
 
 def test_pusht_forgets_what_moved_before_a_restored_state():

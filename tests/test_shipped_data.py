@@ -53,6 +53,9 @@ def test_pusht_raw_recordings_become_any_observation():
                 np.testing.assert_allclose(found[1].astype(float), wanted, atol=2e-5 if wanted.dtype == np.float32 else 3)
     # Coverage is not recorded: no rewards rather than sparse ones for an environment with the dense reward.
     assert task.adapt(raw, reward="dense").rewards is None and task.adapt(task.adapt(raw), reward="dense").rewards is None
+    # Sparse rewards on another scale than the environment's are left out as well.
+    for other in (dict(reward_scale=0.1), dict(success_bonus=1.0)):
+        assert task.adapt(task.adapt(raw), **other).rewards is None
     assert raw.actions.max() == 512.0 and "pusht_obs_type" not in raw.meta  # the original is left alone
     with pytest.raises(ValueError, match="keypoints observations cannot be turned into state ones"):
         task.adapt(task.adapt(raw, obs_type="keypoints"))

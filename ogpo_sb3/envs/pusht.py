@@ -66,6 +66,9 @@ class PushTEnv(gym.Env):
     :param reward: "sparse": -1 per step and 0 on the step that succeeds; "dense": the engine's, covered share of the
         outline over 0.95, at most 1; "coverage": the dense one minus 1. Success ends the episode, and a dense return is
         larger the longer success is put off; where no step gives more than 0, nothing is gained by waiting.
+    :param reward_scale: factor on the reward above.
+    :param success_bonus: added on the step that succeeds. Coverage alone pays little for the last few per cent that make a
+        success.
     :param image_size: height and width of an observed picture, pixels: a number or a pair.
     :param render_mode: None, "rgb_array" (680 x 680 pictures) or "human" (a window; not with images as observations).
     """
@@ -78,6 +81,8 @@ class PushTEnv(gym.Env):
         reward: str = "sparse",
         image_size: int | tuple[int, int] = PUBLISHED_SIZE,
         render_mode: str | None = None,
+        reward_scale: float = 1.0,
+        success_bonus: float = 0.0,
     ) -> None:
         images.check_obs_type("Push-T", obs_type, OBS_TYPES)
         height, width = images.picture_size("Push-T", image_size)
@@ -93,6 +98,7 @@ class PushTEnv(gym.Env):
         )
         self.obs_type = obs_type
         self.reward = reward
+        self.reward_scale, self.success_bonus = reward_scale, success_bonus
         self.render_mode = render_mode
         self.observation_space = _space(obs_type, (height, width))
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -120,8 +126,9 @@ class PushTEnv(gym.Env):
         target = (np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0) + 1.0) * _HALF
         state, dense, _, _, engine_info = self.engine.step(target)
         success = bool(engine_info["is_success"])
-        reward = float(dense) if self.reward != "sparse" else float(success)
-        reward -= float(self.reward != "dense")
+        base = float(dense) if self.reward != "sparse" else float(success)
+        base -= float(self.reward != "dense")
+        reward = self.reward_scale * base + self.success_bonus * success
         info = {"is_success": success, "coverage": float(engine_info["coverage"]), "state": state}
         if self.render_mode == "human":
             self.engine.render()
@@ -219,6 +226,8 @@ def adapt_demonstrations(
     obs_type: str = "state",
     reward: str = "sparse",
     image_size: int | tuple[int, int] = PUBLISHED_SIZE,
+    reward_scale: float = 1.0,
+    success_bonus: float = 0.0,
     **_: Any,
 ) -> "DemonstrationSet":
     """Bring published Push-T demonstrations to this environment's conventions.
@@ -232,15 +241,18 @@ def adapt_demonstrations(
     :param reward: of the environment. Sparse rewards are written where successes are known; for others, which no
         data set records, there are none.
     :param image_size: of the environment.
+    :param reward_scale: of the environment; sparse rewards on another scale are left out too.
+    :param success_bonus: likewise.
     :return: the adapted set, ``meta["pusht_obs_type"]`` being ``obs_type``.
     """
+    as_published = (reward, reward_scale, success_bonus) == ("sparse", 1.0, 0.0)
     form = demonstrations.meta.get("pusht_obs_type")
     observations = demonstrations.observations
     raw = form is None and not isinstance(observations, dict) and observations.shape[1:] == (5,)
     if form is None and not raw:
         return demonstrations  # what does not fit is for validate_for to name
     if form == obs_type:
-        return _with_rewards(demonstrations, reward)
+        return _with_rewards(demonstrations, as_published)
     if not raw and form != "state":
         raise ValueError(
             f"{demonstrations.source}: {form} observations cannot be turned into {obs_type} ones; load the source again."
@@ -257,12 +269,12 @@ def adapt_demonstrations(
         actions=demonstrations.actions / _HALF - 1.0 if raw else demonstrations.actions,
         meta={**demonstrations.meta, "pusht_obs_type": obs_type},
     )
-    return _with_rewards(adapted, reward)
+    return _with_rewards(adapted, as_published)
 
 
-def _with_rewards(demonstrations: "DemonstrationSet", reward: str) -> "DemonstrationSet":
+def _with_rewards(demonstrations: "DemonstrationSet", sparse: bool) -> "DemonstrationSet":
     """Sparse rewards where successes are known, none for an environment that pays for coverage."""
-    if reward != "sparse":
+    if not sparse:
         return demonstrations if demonstrations.rewards is None else replace(demonstrations, rewards=None)
     if demonstrations.rewards is not None or demonstrations.successes is None:
         return demonstrations

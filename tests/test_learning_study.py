@@ -153,26 +153,38 @@ def test_without_a_policy_gradient_only_successes_move_the_actor(algorithm, move
     assert any((a != b).any() for a, b in zip(actor, model.actor.parameters(), strict=True)) is moves
 
 
-def test_the_probe_follows_the_critics_only_where_it_may():
-    def learned():
-        model = OGPO(
-            "FlowPolicy",
-            Reach(),
-            learning_starts=100,
-            critic_warmup_updates=100,
-            utd_actor=0.0,
-            batch_size=32,
-            actor_batch_size=32,
-            group_size=8,
-            clip_range=0.2,
-            actor_tau=0.2,
-            chunk_size=2,
-            seed=0,
-            device="cpu",
-            policy_kwargs=dict(net_arch=[32], n_critics=2, denoising_steps=2, noise_std=0.3),
-        )
-        return model.learn(110)
+def learned():
+    """Critics of a policy that walks at random, and has not moved."""
+    model = OGPO(
+        "FlowPolicy",
+        Reach(),
+        learning_starts=100,
+        critic_warmup_updates=100,
+        utd_actor=0.0,
+        batch_size=32,
+        actor_batch_size=32,
+        group_size=8,
+        clip_range=0.2,
+        actor_tau=0.2,
+        chunk_size=2,
+        seed=0,
+        device="cpu",
+        policy_kwargs=dict(net_arch=[32], n_critics=2, denoising_steps=2, noise_std=0.3),
+    )
+    return model.learn(110)
 
+
+def test_the_probe_of_choice_lets_the_critics_choose():
+    """The more candidates, the more of what critics of a simple task prefer; the policy itself stays what it is."""
+    model = learned()
+    before = [p.clone() for p in model.actor_ema.parameters()]
+    ode, one, some, many = probe.choice(model, Reach, episodes=30)
+    assert [row["policy"] for row in (ode, one, some, many)] == ["one ODE sample", "best of 1", "best of 8", "best of 32"]
+    assert one["mean_return"] < some["mean_return"] and one["success"] < many["success"]
+    assert all((a == b).all() for a, b in zip(before, model.actor_ema.parameters(), strict=True))
+
+
+def test_the_probe_follows_the_critics_only_where_it_may():
     rows = {name: probe.probe(learned(), name, 40, 1e-3, Reach, episodes=2) for name in ("start", *probe.PROBES)}
     assert set(rows["start"]) == set(probe.FIELDS)
     followed, slow, drawn, still = (rows[n] for n in ("as trained", "a tenth of the rate", "random signs", "cloning alone"))

@@ -1,6 +1,6 @@
 """
 May the critics of a run be followed, or its successes be cloned? What a few updates of the actor alone, with critics and data
-as they are, do to it.
+as they are, do to it. And how well do the critics choose among the policy's own samples?
 """
 
 import argparse
@@ -54,6 +54,7 @@ CLONING: dict[str, Probe] = {
     "the demonstrations": Probe(th.zeros_like, dict(success_bc=True, bc_offline_ratio=1.0)),
 }
 QUESTIONS = {"critics": PROBES, "cloning": CLONING}
+CANDIDATES = (1, 8, 32)
 RANKED_STATES, RANKED_ACTIONS, ROLLOUTS, HORIZON = 24, 8, 4, 100
 
 
@@ -167,6 +168,25 @@ def ranking(model: Any, env: pusht.PushTEnv) -> dict[str, float]:
     return dict(correlation=correlation, group=returns.mean(), choice=choice, best=returns.max(axis=1).mean())
 
 
+def choice(model: Any, env_fn: Callable[[], Any], episodes: int) -> list[dict[str, Any]]:
+    """
+    The policy as it is, by one ODE sample per decision, and by the best of N samples of its SDE (OGPO 4.4).
+
+    :param model: OGPO with trained critics
+    :param env_fn: makes the environment of the evaluation
+    :param episodes: of each evaluation
+    :return: by policy, success and return
+    """
+    rows = []
+    for n in (None, *CANDIDATES):
+        if n is not None:
+            model.best_of_n = n
+        result = evaluate(model, env_fn, n_episodes=episodes, sampler="ode" if n is None else "behaviour")
+        name = "one ODE sample" if n is None else f"best of {n}"
+        rows.append(dict(policy=name, success=result.success_rate, mean_return=result.mean_return))
+    return rows
+
+
 def main(argv: list[str]) -> int:
     """
     :param argv: command-line arguments
@@ -174,7 +194,12 @@ def main(argv: list[str]) -> int:
     """
     p = argparse.ArgumentParser(prog="python -m benchmarks.learning probe", description=__doc__)
     p.add_argument("folder", type=pathlib.Path, help="of a run that was made with --keep-checkpoint")
-    p.add_argument("--of", choices=QUESTIONS, default="critics", help="what is followed (default: %(default)s)")
+    p.add_argument(
+        "--of",
+        choices=[*QUESTIONS, "choice"],
+        default="critics",
+        help="what is followed, or the critics' choice (default: %(default)s)",
+    )
     p.add_argument("--updates", type=int, default=75, help="of the actor (default: %(default)s)")
     p.add_argument("--rate", type=float, default=1e-4, help="learning rate of the actor (default: %(default)s)")
     p.add_argument("--episodes", type=int, default=100, help="of each evaluation (default: %(default)s)")
@@ -186,7 +211,7 @@ def main(argv: list[str]) -> int:
         return 1
     th.set_num_threads(args.threads)
     run = json.loads((args.folder / "settings.json").read_text())
-    for name in ("probe.csv", "ranking.csv"):  # of an earlier probe
+    for name in ("choice.csv",) if args.of == "choice" else ("probe.csv", "ranking.csv"):  # of an earlier probe
         (args.folder / name).unlink(missing_ok=True)
 
     shared = args.folder.parents[2] / "shared" / run["task"]
@@ -199,6 +224,17 @@ def main(argv: list[str]) -> int:
         th.manual_seed(run["seed"])
         return model
 
+    def env_fn() -> Any:
+        return make_evaluation_env(run["env"], run["settings"], run["evaluation"])
+
+    def show(row: dict[str, Any]) -> None:
+        print(" ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
+
+    if args.of == "choice":
+        for row in choice(load(), env_fn, args.episodes):
+            append(args.folder / "choice.csv", tuple(row), [row])
+            show(row)
+        return 0
     probes = QUESTIONS[args.of]
     for name, updates in {"start": 0, **dict.fromkeys(probes, args.updates)}.items():
         row = probe(
@@ -206,17 +242,14 @@ def main(argv: list[str]) -> int:
             name,
             updates,
             args.rate,
-            lambda: make_evaluation_env(run["env"], run["settings"], run["evaluation"]),
+            env_fn,
             args.episodes,
         )
         append(args.folder / "probe.csv", FIELDS, [row])
-        print(
-            " ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{value}" for key, value in row.items()),
-            flush=True,
-        )
+        show(row)
     env = make_env(run["env"], run["settings"]).unwrapped
     if args.of == "critics" and isinstance(env, pusht.PushTEnv) and env.obs_type == "state":
         ranked = ranking(load(), env)
         append(args.folder / "ranking.csv", tuple(ranked), [ranked])
-        print(" ".join(f"{key}={value:.3g}" for key, value in ranked.items()))
+        show(ranked)
     return 0

@@ -179,7 +179,8 @@ def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: Evaluatio
     if remaining > 0:
         save = FullCheckpointCallback(args.eval_freq, folder / "checkpoints")
         episodes = min(args.curve_episodes, args.eval_episodes)
-        watch = EvaluateCallback(args.eval_freq, n_episodes=episodes, env=lambda: _make(args), csv_path=curve, verbose=1)
+        watched: dict[str, Any] = dict(n_episodes=episodes, env=lambda: _make(args), csv_path=curve, verbose=1)
+        watch = EvaluateCallback(args.eval_freq, sampler=presets.laptop_sampler(args.env), **watched)
         model.learn(remaining, callback=[watch, save], reset_num_timesteps=False, progress_bar=True)
         model.save_checkpoint(folder / "checkpoints" / f"run_{model.num_timesteps}_steps.ckpt")
     model.save(folder / "model.zip")
@@ -232,9 +233,10 @@ def _pictures(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, res
         env = _make(args, render_mode="rgb_array")
         bc = OGPOCA("FlowPolicy", _make(args), pretrained_policy=str(folder / "bc.zip"), device="cpu")
         clips: list[tuple[str, list[Any]]] = [("behaviour cloning", []), ("OGPO+CA", [])]
+        policies, limit = ((bc, "ode"), (model, presets.laptop_sampler(args.env))), 30 if args.smoke else None
         for seed in range(10_000, 10_001 if args.smoke else 10_003):
-            for (name, frames), policy in zip(clips, (bc, model), strict=True):
-                episode, success = record_episode(policy, env, seed, every=3, max_steps=30 if args.smoke else None)
+            for (name, frames), (policy, sampler) in zip(clips, policies, strict=True):
+                episode, success = record_episode(policy, env, seed, every=3, max_steps=limit, sampler=sampler)
                 frames.extend(episode)
                 print(f"video: {name}, seed {seed}: {'success' if success else 'failure'}", flush=True)
             longest = max(len(frames) for _, frames in clips)

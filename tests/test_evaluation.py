@@ -127,6 +127,10 @@ def test_video_of_a_real_environment(tmp_path):
     assert len(frames) == 10 and not success
     assert len(record_episode(model, env, seed=1, every=4)[0]) == 4, "the first, the fourth, the eighth and the last"
     assert len(record_episode(model, env, seed=1, max_steps=5)[0]) == 6
+    before = th.get_rng_state()
+    by_noise = [record_episode(model, env, seed=1, sampler="behaviour")[0] for _ in range(2)]
+    assert all((a == b).all() for a, b in zip(*by_noise, strict=True)) and (th.get_rng_state() == before).all()
+    assert any((a != b).any() for a, b in zip(by_noise[0], frames, strict=True))
     write_side_by_side([("before", frames[:4]), ("after", frames)], tmp_path / "out.mp4")
     video = imageio.mimread(tmp_path / "out.mp4", memtest=False)
     assert len(video) == 10

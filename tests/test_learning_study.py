@@ -31,7 +31,7 @@ def test_assignments_are_literals_or_words():
         (["--task", "smoke", "--variant", "x", "--set", "gamma=0.9+"], "gamma"),
         (["--task", "smoke", "--variant", "x", "--set", "utd_criti=2"], "utd_criti is no setting of OGPOCA"),
         (["--task", "smoke", "--variant", "x", "--set", "policy_kwargs.nois=2"], "policy_kwargs.nois"),
-        (["--task", "smoke", "--variant", "x", "--set", "env.reward_scale=2"], "env.reward_scale"),
+        (["--task", "smoke", "--variant", "x", "--set", "env.reward_scal=2"], "env.reward_scal"),
         (["--task", "smoke", "--variant", "x", "--set", "algo=DQN"], "DQN"),
         (["--task", "smoke", "--variant", "x", "--set", "n_envs=0"], "n_envs"),
         (["--task", "smoke", "--variant", "x", "--set", "offline_ratio=0.5"], "offline_ratio"),

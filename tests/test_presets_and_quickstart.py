@@ -23,7 +23,12 @@ def test_presets_are_fresh_dictionaries():
     presets.quick()["policy_kwargs"]["net_arch"].append(1)
     assert presets.quick()["policy_kwargs"]["net_arch"] == [128, 128, 128]
     presets.laptop("ogpo/PushT-v0")["policy_kwargs"]["net_arch"].append(1)
-    assert presets.laptop("ogpo/PushT-v0")["policy_kwargs"]["net_arch"] == [512, 512, 512]
+    assert presets.laptop("ogpo/PushT-v0")["policy_kwargs"]["net_arch"] == [256, 256]
+
+
+def test_a_policy_that_stays_is_watched_as_its_critics_choose():
+    still = {task for task in TASKS if presets.laptop(task)["utd_actor"] == 0}
+    assert still == {task for task in TASKS if presets.laptop_sampler(task) == "behaviour"} == {"ogpo/PushT-v0"}
 
 
 def test_paper_values():

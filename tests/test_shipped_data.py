@@ -53,9 +53,11 @@ def test_pusht_raw_recordings_become_any_observation():
                 np.testing.assert_allclose(found[1].astype(float), wanted, atol=2e-5 if wanted.dtype == np.float32 else 3)
     # Coverage is not recorded: no rewards rather than sparse ones for an environment with the dense reward.
     assert task.adapt(raw, reward="dense").rewards is None and task.adapt(task.adapt(raw), reward="dense").rewards is None
-    # Sparse rewards on another scale than the environment's are left out as well.
-    for other in (dict(reward_scale=0.1), dict(success_bonus=1.0)):
-        assert task.adapt(task.adapt(raw), **other).rewards is None
+    # Sparse rewards are those of the environment, also of a set that has had others.
+    for data in (raw, task.adapt(raw)):
+        np.testing.assert_allclose(task.adapt(data, reward_scale=0.1, success_bonus=3.0).rewards, [-0.1, 3.0])
+    published = task.adapt(raw)
+    assert task.adapt(published) is published
     assert raw.actions.max() == 512.0 and "pusht_obs_type" not in raw.meta  # the original is left alone
     with pytest.raises(ValueError, match="keypoints observations cannot be turned into state ones"):
         task.adapt(task.adapt(raw, obs_type="keypoints"))

@@ -20,6 +20,7 @@ _SPARSE: Settings = {"env.reward": "sparse", "env.reward_scale": 0.1, "env.succe
 _DENSE: Settings = {"env.reward": "dense", "env.reward_scale": 0.1, "env.success_bonus": 5.0}
 _SUCCESS_RATE: Settings = {"reward": "sparse", "reward_scale": 0.0, "success_bonus": 1.0}
 _SUCCESS: Settings = {f"env.{name}": value for name, value in _SUCCESS_RATE.items()}
+_COVERAGE: Settings = {"env.reward": "coverage", "env.reward_scale": 1.0, "env.success_bonus": 0.0}
 _MINUS_ONE: Settings = {"reward_shift": -1.0}  # -1 per step and 0 at success, from 0 and 1
 
 # The preset's values for tasks that it has none of its own for: the others are studied from where their own came from.
@@ -59,17 +60,26 @@ TASKS: dict[str, dict[str, Any]] = {
         eval_freq=20_000,
         settings={
             **_GENERAL,
-            "env.reward": "coverage",
+            **_COVERAGE,
             "chunk_size": 8,
             "bc_steps": 40_000,
             "bc_batch_size": 256,
             "bc_tau": 0.005,
             "bc_learning_rate": "lin_1e-3",
             "clip_bc": None,
+            "policy_kwargs.network": "mlp",
             "policy_kwargs.net_arch": [512, 512, 512],
             "policy_kwargs.critic_net_arch": [256, 256],
             "policy_kwargs.normalize_observations": True,
         },
+    ),
+    # Its actor stays as cloned: what is looked at is the critics' choice (probe --of choice).
+    "pusht-preset": dict(
+        env="ogpo/PushT-v0",
+        evaluation={"reward": "coverage"},
+        steps=100_000,
+        eval_freq=100_000,
+        settings={"bc_batch_size": 256, "bc_tau": 0.005},
     ),
     "kitchen": dict(
         env="ogpo/KitchenComplete-v0",
@@ -96,8 +106,10 @@ TASKS: dict[str, dict[str, Any]] = {
             "actor_batch_size": 4,
             "group_size": 4,
             "best_of_n": 2,
+            **_COVERAGE,
             "env.reward": "dense",
             "reward_shift": -1.0,
+            "policy_kwargs.network": "mlp",
             "policy_kwargs.net_arch": [16, 16],
             "policy_kwargs.n_critics": 2,
             "policy_kwargs.denoising_steps": 2,

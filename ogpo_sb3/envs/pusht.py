@@ -241,18 +241,18 @@ def adapt_demonstrations(
     :param reward: of the environment. Sparse rewards are written where successes are known; for others, which no
         data set records, there are none.
     :param image_size: of the environment.
-    :param reward_scale: of the environment; sparse rewards on another scale are left out too.
-    :param success_bonus: likewise.
+    :param reward_scale: of the environment.
+    :param success_bonus: of the environment.
     :return: the adapted set, ``meta["pusht_obs_type"]`` being ``obs_type``.
     """
-    as_published = (reward, reward_scale, success_bonus) == ("sparse", 1.0, 0.0)
+    sparse = (reward_scale, success_bonus) if reward == "sparse" else None
     form = demonstrations.meta.get("pusht_obs_type")
     observations = demonstrations.observations
     raw = form is None and not isinstance(observations, dict) and observations.shape[1:] == (5,)
     if form is None and not raw:
         return demonstrations  # what does not fit is for validate_for to name
     if form == obs_type:
-        return _with_rewards(demonstrations, as_published)
+        return _with_rewards(demonstrations, sparse)
     if not raw and form != "state":
         raise ValueError(
             f"{demonstrations.source}: {form} observations cannot be turned into {obs_type} ones; load the source again."
@@ -269,19 +269,23 @@ def adapt_demonstrations(
         actions=demonstrations.actions / _HALF - 1.0 if raw else demonstrations.actions,
         meta={**demonstrations.meta, "pusht_obs_type": obs_type},
     )
-    return _with_rewards(adapted, as_published)
+    return _with_rewards(adapted, sparse)
 
 
-def _with_rewards(demonstrations: "DemonstrationSet", sparse: bool) -> "DemonstrationSet":
-    """Sparse rewards where successes are known, none for an environment that pays for coverage."""
-    if not sparse:
+def _with_rewards(demonstrations: "DemonstrationSet", sparse: tuple[float, float] | None) -> "DemonstrationSet":
+    """Sparse rewards, scaled and with a bonus, where successes are known; none where the environment pays for coverage."""
+    if sparse is None:
         return demonstrations if demonstrations.rewards is None else replace(demonstrations, rewards=None)
-    if demonstrations.rewards is not None or demonstrations.successes is None:
+    if demonstrations.successes is None:
         return demonstrations
     # Success ends an episode here, so it can only be the last step's.
     terminals = np.zeros(demonstrations.n_steps, dtype=bool)
     terminals[demonstrations.episode_ends - 1] = demonstrations.successes
-    return replace(demonstrations, terminals=terminals, rewards=terminals.astype(np.float32) - 1.0)
+    scale, bonus = sparse
+    rewards = (scale * (terminals - 1.0) + bonus * terminals).astype(np.float32)
+    if demonstrations.rewards is not None and np.array_equal(demonstrations.rewards, rewards):
+        return demonstrations
+    return replace(demonstrations, terminals=terminals, rewards=rewards)
 
 
 def _observations(states: np.ndarray, obs_type: str, image_size: int | tuple[int, int]) -> Any:

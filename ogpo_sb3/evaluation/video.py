@@ -151,20 +151,23 @@ def record(
 
 
 def record_episode(
-    model: Any, env: gym.Env, seed: int, every: int = 1, max_steps: int | None = None
+    model: Any, env: gym.Env, seed: int, every: int = 1, max_steps: int | None = None, sampler: str = "ode"
 ) -> tuple[list[np.ndarray], bool]:
     """
-    One episode of the ODE sampler.
+    One episode.
 
     :param model: see :func:`record`
     :param env: per-step environment with ``render_mode="rgb_array"``
     :param seed: of the environment and the latents
     :param every: environment steps per rendered frame (software rendering is slow)
     :param max_steps: stop after so many environment steps
+    :param sampler: as in :func:`ogpo_sb3.evaluate`
     :return: frames (H, W, 3) uint8 and whether the episode succeeded
     """
     frames: list[np.ndarray] = []
-    success = _roll_out(model, env, seed, frames, every, max_steps, None)
+    with th.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        th.manual_seed(seed)
+        success = _roll_out(model, env, seed, frames, every, max_steps, None, sampler)
     return frames, success
 
 
@@ -222,10 +225,12 @@ def _make(env: Any, env_kwargs: Mapping[str, Any] | None) -> gym.Env:
     return env()
 
 
-def _roll_out(model: Any, env: gym.Env, seed: int, frames: Any, every: int, max_steps: int | None, size: int | None) -> bool:
+def _roll_out(
+    model: Any, env: gym.Env, seed: int, frames: Any, every: int, max_steps: int | None, size: int | None, sampler: str = "ode"
+) -> bool:
     """Append an episode's frames; whether it succeeded."""
     chunk_size = chunk_size_of(model.action_space)
-    act, generator = Deployed(model, "ode", model.get_vec_normalize_env()), th.Generator().manual_seed(seed)
+    act, generator = Deployed(model, sampler, model.get_vec_normalize_env()), th.Generator().manual_seed(seed)
     obs, info = env.reset(seed=seed)
     frames.append(_picture(env, size))
     done, steps = False, 0

@@ -424,6 +424,7 @@ def test_reaches_the_optimum_of_a_bandit(algorithm, policy):
         (dict(bc_steps=5), "needs demonstrations"),
         (dict(clip_range=-0.1), "clip_range"),
         (dict(policy_kwargs=dict(best_of_n=4)), "best_of_n=4 ranks candidates .* does not have"),
+        (dict(policy=None), "DPPO needs a policy derived from ActorValuePolicy, found None"),
         (dict(policy=OffPolicyFlow), "DPPO needs a policy derived from ActorValuePolicy, found FlowPolicy; the names"),
         (dict(policy_kwargs=dict(frozen_steps=4)), "frozen_steps"),
         (dict(rollout_buffer_class=list), "rollout_buffer_class"),

@@ -91,10 +91,11 @@ def check_policy(algorithm: str, policy: Any, base: type, aliases: Iterable[str]
     """
     if isinstance(policy, str):
         check_known(f"policy of {algorithm}", policy, aliases)
-    elif not issubclass(policy, base):
+    elif not (isinstance(policy, type) and issubclass(policy, base)):
+        found = getattr(policy, "__name__", repr(policy))
         raise ValueError(
-            f"{algorithm} needs a policy derived from {base.__name__}, found {policy.__name__}; the names {list(aliases)} "
-            "choose a suitable one"
+            f"{algorithm} needs a policy derived from {base.__name__}, found {found}; the names {list(aliases)} choose "
+            "a suitable one"
         )
 
 

@@ -222,10 +222,11 @@ def _pictures(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, res
     from ogpo_sb3.evaluation.video import record_episode, write_side_by_side
 
     rows = read_rows(folder / "curve.csv")
+    how = f", best-of-{model.best_of_n} inference" if presets.laptop_sampler(args.env) == "behaviour" else ""
     plot_learning_curve(
         rows,
         folder / "learning_curve.png",
-        f"OGPO+CA on {args.env.split('/')[-1]}, seed {args.seed}",
+        f"OGPO+CA on {args.env.split('/')[-1]}, seed {args.seed}{how}",
         rows[0]["success_rate"],
     )
     print(f"Wrote {folder / 'learning_curve.png'}")

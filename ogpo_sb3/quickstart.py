@@ -179,8 +179,14 @@ def _fine_tune(args: argparse.Namespace, folder: pathlib.Path, before: Evaluatio
     if remaining > 0:
         save = FullCheckpointCallback(args.eval_freq, folder / "checkpoints")
         episodes = min(args.curve_episodes, args.eval_episodes)
-        watched: dict[str, Any] = dict(n_episodes=episodes, env=lambda: _make(args), csv_path=curve, verbose=1)
-        watch = EvaluateCallback(args.eval_freq, sampler=presets.laptop_sampler(args.env), **watched)
+        watch = EvaluateCallback(
+            args.eval_freq,
+            n_episodes=episodes,
+            env=lambda: _make(args),
+            csv_path=curve,
+            sampler=presets.laptop_sampler(args.env),
+            verbose=1,
+        )
         model.learn(remaining, callback=[watch, save], reset_num_timesteps=False, progress_bar=True)
         model.save_checkpoint(folder / "checkpoints" / f"run_{model.num_timesteps}_steps.ckpt")
     model.save(folder / "model.zip")
@@ -221,12 +227,12 @@ def _pictures(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, res
     from ogpo_sb3.evaluation.plots import plot_learning_curve
     from ogpo_sb3.evaluation.video import record_episode, write_side_by_side
 
-    rows = read_rows(folder / "curve.csv")
-    how = f", best-of-{model.best_of_n} inference" if presets.laptop_sampler(args.env) == "behaviour" else ""
+    rows, sampler = read_rows(folder / "curve.csv"), presets.laptop_sampler(args.env)
+    inference = f", best-of-{model.best_of_n} inference" if sampler == "behaviour" else ""
     plot_learning_curve(
         rows,
         folder / "learning_curve.png",
-        f"OGPO+CA on {args.env.split('/')[-1]}, seed {args.seed}{how}",
+        f"OGPO+CA on {args.env.split('/')[-1]}, seed {args.seed}{inference}",
         rows[0]["success_rate"],
     )
     print(f"Wrote {folder / 'learning_curve.png'}")
@@ -234,10 +240,10 @@ def _pictures(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, res
         env = _make(args, render_mode="rgb_array")
         bc = OGPOCA("FlowPolicy", _make(args), pretrained_policy=str(folder / "bc.zip"), device="cpu")
         clips: list[tuple[str, list[Any]]] = [("behaviour cloning", []), ("OGPO+CA", [])]
-        policies, limit = ((bc, "ode"), (model, presets.laptop_sampler(args.env))), 30 if args.smoke else None
+        limit = 30 if args.smoke else None
         for seed in range(10_000, 10_001 if args.smoke else 10_003):
-            for (name, frames), (policy, sampler) in zip(clips, policies, strict=True):
-                episode, success = record_episode(policy, env, seed, every=3, max_steps=limit, sampler=sampler)
+            for (name, frames), policy, how in zip(clips, (bc, model), ("ode", sampler), strict=True):
+                episode, success = record_episode(policy, env, seed, every=3, max_steps=limit, sampler=how)
                 frames.extend(episode)
                 print(f"video: {name}, seed {seed}: {'success' if success else 'failure'}", flush=True)
             longest = max(len(frames) for _, frames in clips)

@@ -21,6 +21,7 @@ _DENSE: Settings = {"env.reward": "dense", "env.reward_scale": 0.1, "env.success
 _SUCCESS_RATE: Settings = {"reward": "sparse", "reward_scale": 0.0, "success_bonus": 1.0}
 _SUCCESS: Settings = {f"env.{name}": value for name, value in _SUCCESS_RATE.items()}
 _COVERAGE: Settings = {"env.reward": "coverage", "env.reward_scale": 1.0, "env.success_bonus": 0.0}
+_LARGE_BATCHES: Settings = {"bc_batch_size": 256, "bc_tau": 0.005}  # cloning of human demonstrations
 _MINUS_ONE: Settings = {"reward_shift": -1.0}  # -1 per step and 0 at success, from 0 and 1
 
 # The preset's values for tasks that it has none of its own for: the others are studied from where their own came from.
@@ -62,9 +63,8 @@ TASKS: dict[str, dict[str, Any]] = {
             **_GENERAL,
             **_COVERAGE,
             "chunk_size": 8,
+            **_LARGE_BATCHES,
             "bc_steps": 40_000,
-            "bc_batch_size": 256,
-            "bc_tau": 0.005,
             "bc_learning_rate": "lin_1e-3",
             "clip_bc": None,
             "policy_kwargs.network": "mlp",
@@ -79,14 +79,14 @@ TASKS: dict[str, dict[str, Any]] = {
         evaluation={"reward": "coverage"},
         steps=100_000,
         eval_freq=100_000,
-        settings={"bc_batch_size": 256, "bc_tau": 0.005},
+        settings=_LARGE_BATCHES,
     ),
     "kitchen": dict(
         env="ogpo/KitchenComplete-v0",
         evaluation={"reward_scale": 1.0},
         steps=60_000,
         eval_freq=10_000,
-        settings={"bc_batch_size": 256, "bc_tau": 0.005, "bc_eval_freq": 1_000},
+        settings={**_LARGE_BATCHES, "bc_eval_freq": 1_000},
     ),
     "smoke": dict(
         env="ogpo/PushT-v0",

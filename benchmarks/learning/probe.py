@@ -7,7 +7,7 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -168,23 +168,24 @@ def ranking(model: Any, env: pusht.PushTEnv) -> dict[str, float]:
     return dict(correlation=correlation, group=returns.mean(), choice=choice, best=returns.max(axis=1).mean())
 
 
-def choice(model: Any, env_fn: Callable[[], Any], episodes: int) -> list[dict[str, Any]]:
+def choice(model: Any, env_fn: Callable[[], Any], episodes: int) -> Iterator[dict[str, Any]]:
     """
     The policy as it is, by one ODE sample per decision, and by the best of N samples of its SDE (OGPO 4.4).
 
     :param model: OGPO with trained critics
     :param env_fn: makes the environment of the evaluation
     :param episodes: of each evaluation
-    :return: by policy, success and return
+    :return: by policy, success and return, each as soon as it is known
     """
-    rows = []
-    for n in (None, *CANDIDATES):
-        if n is not None:
-            model.best_of_n = n
-        result = evaluate(model, env_fn, n_episodes=episodes, sampler="ode" if n is None else "behaviour")
-        name = "one ODE sample" if n is None else f"best of {n}"
-        rows.append(dict(policy=name, success=result.success_rate, mean_return=result.mean_return))
-    return rows
+
+    def row(name: str, sampler: str) -> dict[str, Any]:
+        result = evaluate(model, env_fn, n_episodes=episodes, sampler=sampler)
+        return dict(policy=name, success=result.success_rate, mean_return=result.mean_return)
+
+    yield row("one ODE sample", "ode")
+    for n in CANDIDATES:
+        model.best_of_n = n
+        yield row(f"best of {n}", "behaviour")
 
 
 def main(argv: list[str]) -> int:

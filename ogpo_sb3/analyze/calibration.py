@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.analyze.context import Context, q_values
 from ogpo_sb3.analyze.figures import FIRST, LAST, columns_for, numbers, table
 from ogpo_sb3.evaluation.document import Block, Text
@@ -102,8 +103,7 @@ def _tails(context: Context, i: int) -> np.ndarray:
     """(E,) value where each episode ended, of an action without noise."""
     policy, episodes = context.model(i).policy, context.episodes(i)
     obs, _ = policy.obs_to_tensor(episodes.last_observations)
-    with th.random.fork_rng(devices=[]):
-        th.manual_seed(context.settings.seed)
+    with drawing_from(context.settings.seed, policy.device):
         actions = policy.actor_ema.sample(obs).cpu().numpy()
     return q_values(policy, episodes.last_observations, actions).mean(axis=0)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.analyze.context import Context, NotApplicable
 from ogpo_sb3.analyze.episodes import take
 from ogpo_sb3.analyze.figures import numbers, table
@@ -61,8 +62,7 @@ def _chains(context: Context, i: int, observations: Any, count: int, n: int) -> 
     """Per state (K+1, n, D), unclamped."""
     policy = context.model(i).policy
     result = []
-    with th.random.fork_rng(devices=[]):
-        th.manual_seed(context.settings.seed)
+    with drawing_from(context.settings.seed, policy.device):
         for s in range(count):
             obs, _ = policy.obs_to_tensor(take(observations, [s]))
             states = policy.actor_ema.sample_chain(obs, n).states

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.analyze.context import Context
 from ogpo_sb3.analyze.episodes import Observations, take
 from ogpo_sb3.analyze.figures import numbers, stage_colours, table
@@ -60,8 +61,7 @@ def sampled(context: Context, i: int, observations: Observations) -> np.ndarray:
     own = context.stages[i].trained and type(policy).explore is not GCPPolicy.explore
     count = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
     result = []
-    with th.random.fork_rng(devices=[]):
-        th.manual_seed(context.settings.seed)
+    with drawing_from(context.settings.seed, policy.device):
         for s in range(count):
             obs, _ = policy.obs_to_tensor(take(observations, [s] * n if own else [s]))
             actions = policy.explore(obs) if own else policy.actor_ema.sample_chain(obs, n).actions

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.envs.chunking import chunk_size_of
@@ -130,8 +131,7 @@ def run_episodes(model: Any, env: gym.Env, n_episodes: int, sampler: str, bar: A
     per_episode: dict[str, list[Any]] = {name: [] for name in ("lengths", "returns", "successes", "terminated", "last")}
     decisions: dict[str, list[Any]] = {name: [] for name in ("episode", "obs", "actions", "rewards", "discounts")}
     seeds = np.arange(FIRST_SEED, FIRST_SEED + n_episodes)
-    with th.random.fork_rng(devices=[]):
-        th.manual_seed(FIRST_SEED)
+    with drawing_from(FIRST_SEED, policy.device):
         for e, seed in enumerate(seeds):
             generator = th.Generator().manual_seed(int(seed))
             obs, _ = chunked.reset(seed=int(seed))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.analyze.context import Context
 from ogpo_sb3.analyze.figures import numbers, stage_colours, table
 from ogpo_sb3.evaluation.document import Block, Text
@@ -82,8 +83,7 @@ def _drawn(context: Context, i: int) -> tuple[np.ndarray, np.ndarray, float]:
     generator = np.random.default_rng(context.settings.seed)
     rows = generator.choice(len(episodes.episode), min(N_STATES, len(episodes.episode)), replace=False)
     obs, _ = policy.obs_to_tensor(episodes.at(np.sort(rows)))
-    with th.random.fork_rng(devices=[]):
-        th.manual_seed(context.settings.seed)
+    with drawing_from(context.settings.seed, policy.device):
         chain = policy.actor_ema.sample_chain(obs, group)
         log_ratio = policy.actor.chain_log_prob(obs, chain.states) - chain.log_prob
         if getattr(getattr(model, "_objective", None), "centred", False):

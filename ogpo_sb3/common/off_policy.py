@@ -277,7 +277,7 @@ class GCPOffPolicyAlgorithm(
         super()._setup_model()
         check_heads(self.q_agg, self.policy.n_heads)
         for name in self.policy_settings:
-            setattr(self, name, getattr(self, name))
+            setattr(self.policy, name, getattr(self, name))
         self._create_aliases()
         self._prepare_optimizers()
         self._setup_pretraining()

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.progress import progress
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.envs.chunking import chunk_size_of
 
 SAMPLERS = ("ode", "behaviour", "base")
@@ -137,9 +138,7 @@ def evaluate(
     was_training = model.policy.training
     model.policy.set_training_mode(False)
     records: list[tuple[float, int, bool | None] | None] = [None] * len(seeds)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with th.random.fork_rng(devices=devices), progress(range(0), "evaluation", len(seeds), progress_bar) as bar:
-        th.manual_seed(seeds[0])
+    with drawing_from(seeds[0], model.device), progress(range(0), "evaluation", len(seeds), progress_bar) as bar:
         _run(Deployed(model, sampler, normaliser), envs, seeds, records, bar)
     model.policy.set_training_mode(was_training)
     if not single:

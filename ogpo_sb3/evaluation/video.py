@@ -14,6 +14,7 @@ import torch as th
 
 from ogpo_sb3.common.files import atomic_path
 from ogpo_sb3.common.progress import progress
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.envs.chunking import chunk_size_of
 from ogpo_sb3.evaluation.rollouts import Deployed
 
@@ -165,8 +166,7 @@ def record_episode(
     :return: frames (H, W, 3) uint8 and whether the episode succeeded
     """
     frames: list[np.ndarray] = []
-    with th.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        th.manual_seed(seed)
+    with drawing_from(seed, model.device):
         success = _roll_out(model, env, seed, frames, every, max_steps, None, sampler)
     return frames, success
 

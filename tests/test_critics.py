@@ -23,6 +23,27 @@ def test_batched_heads_equal_a_loop_over_heads():
         th.testing.assert_close(q[m], out[:, 0])
 
 
+@pytest.mark.parametrize("n_inputs", [0, 2])
+def test_layers_around_a_kernel(n_inputs):
+    """What a GPU does between products, written out here for a CPU, lands where the layers one by one do."""
+    th.manual_seed(0)
+    states, group, heads = 6, 3, 4
+    ensemble = CriticEnsemble(3, 2, heads, net_arch=(8, 7, 9), n_inputs=n_inputs)
+    for parameter in ensemble.parameters():
+        parameter.data += 0.1 * th.randn_like(parameter)
+    features, actions = th.randn(states, 3), th.randn(states * group, 2)
+    inputs = th.randn(heads, states * group, n_inputs) if n_inputs else None
+
+    def kernel(x, bias, scale, shift):
+        x = x.unflatten(1, (bias.shape[1], -1)) + bias[:, :, None]
+        return nnf.gelu(nnf.layer_norm(x, x.shape[-1:]).flatten(1, 2) * scale + shift)
+
+    with th.no_grad():
+        wanted = ensemble._evaluate(features, actions, group, inputs)
+        shared = ensemble.net[0].bias + features @ ensemble.net[0].weight[:, :3]
+        th.testing.assert_close(ensemble._fused(kernel, shared, actions, inputs), wanted)
+
+
 def test_heads_start_different_and_learn_apart():
     th.manual_seed(0)
     ensemble = CriticEnsemble(2, 2, n_critics=3, net_arch=(8,))

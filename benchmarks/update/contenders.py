@@ -1,9 +1,10 @@
-"""The implementations that take turns: each is restored to the same parameters and then does one timed update."""
+"""The implementations that take turns: each is restored to the same parameters and then does timed updates."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from benchmarks.update import sizes
 from benchmarks.update.straightforward import Straightforward
 
 Parts = dict[str, float]
+IN_A_ROW = 10  # steps on a GPU
 
 
 class Unavailable(Exception):
@@ -34,7 +36,54 @@ def build(kwargs: dict[str, Any], device: str, precision: str, **changes: Any) -
         raise Unavailable(f"OGPO refuses precision={precision!r} on {device}: {error}") from error
 
 
-class Package:
+class Contender(ABC):
+    """
+    :param model: an OGPO model
+    :param device: "cpu" or "cuda", where updates are made
+    """
+
+    def __init__(self, model: Any, device: str):
+        self.model = model
+        self.in_a_row = IN_A_ROW if device == "cuda" else 1
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Parameters as at the start, so that agreement and clip share stay where they were set."""
+
+    @abstractmethod
+    def calls(self) -> dict[str, Callable[[], None]]:
+        """The steps of an update by name, each with the drawing of its batch."""
+
+    def wait(self) -> None:
+        """Until everything asked of the device is done."""
+        now(self.model)
+
+    def update(self, in_a_row: int | None = None) -> Parts:
+        """
+        :param in_a_row: how often each step is done before it is waited for; by default several times on a GPU, as in a run,
+            which draws a batch while the device is busy with the one before
+        :return: seconds of an update by step
+        """
+        times, seconds = in_a_row or self.in_a_row, {}
+        for name, call in self.calls().items():
+            self.wait()
+            started = time.perf_counter()
+            for _ in range(times):
+                call()
+            self.wait()
+            seconds[name] = (time.perf_counter() - started) / times
+        return seconds
+
+    def shares(self) -> Parts:
+        """Agreement and clip share of the last update, where they are at hand."""
+        return {}
+
+    def parts(self) -> Parts:
+        """Seconds of the parts of an actor step, where they can be told apart."""
+        return {}
+
+
+class Package(Contender):
     """
     The package's own update.
 
@@ -42,21 +91,17 @@ class Package:
     """
 
     def __init__(self, model: Any):
-        self.model = model
+        super().__init__(model, model.device.type)
         self.saved = {name: value.clone() for name, value in model.policy.state_dict().items()}
 
     def restore(self) -> None:
-        """Parameters as at the start, so that agreement and clip share stay where they were set."""
+        """See the base class."""
         self.model.policy.load_state_dict(self.saved)
         self.model._metrics.clear()
 
-    def update(self) -> Parts:
-        """:return: seconds of the critic step and of the actor step"""
-        started = now(self.model)
-        self.model._update_critic(self.model.batch_size)
-        middle = now(self.model)
-        self.model._update_actor()
-        return {"critic": middle - started, "actor": now(self.model) - middle}
+    def calls(self) -> dict[str, Callable[[], None]]:
+        """See the base class."""
+        return {"critic": lambda: self.model._update_critic(self.model.batch_size), "actor": self.model._update_actor}
 
     def shares(self) -> Parts:
         """Agreement and clip share of the last update as the package itself logs them."""
@@ -92,7 +137,7 @@ class Package:
         return {**seconds, "scoring": total - sum(seconds.values())}
 
 
-class Eager:
+class Eager(Contender):
     """
     The straightforward update.
 
@@ -102,24 +147,25 @@ class Eager:
     names: ClassVar[tuple[str, ...]] = ("actor", "ema", "critic", "target")
 
     def __init__(self, model: Any):
-        self.model, self.run = model, Straightforward(model)
+        super().__init__(model, model.device.type)
+        self.run = Straightforward(model)
         model.policy = model.actor = model.actor_ema = model.critic = model.critic_target = None
         self.saved = [[p.detach().clone() for p in getattr(self.run, name).parameters()] for name in self.names]
 
     def restore(self) -> None:
-        """See :meth:`Package.restore`."""
+        """See the base class."""
         with th.no_grad():
             for name, saved in zip(self.names, self.saved, strict=True):
                 for p, q in zip(getattr(self.run, name).parameters(), saved, strict=True):
                     p.copy_(q)
 
-    def update(self) -> Parts:
-        """See :meth:`Package.update`."""
-        started = now(self.model)
-        self.run.critic_step(self.model.replay_buffer.sample(self.model.batch_size))
-        middle = now(self.model)
-        self.run.actor_step(self.model.replay_buffer.sample(self.model.actor_batch_size).observations)
-        return {"critic": middle - started, "actor": now(self.model) - middle}
+    def calls(self) -> dict[str, Callable[[], None]]:
+        """See the base class."""
+        replay, model = self.model.replay_buffer, self.model
+        return {
+            "critic": lambda: self.run.critic_step(replay.sample(model.batch_size)),
+            "actor": lambda: self.run.actor_step(replay.sample(model.actor_batch_size).observations),
+        }
 
     def shares(self) -> Parts:
         """Shares of agreeing, clipped, scored and differentiated chains in the last update."""
@@ -148,7 +194,7 @@ class Eager:
         return seconds
 
 
-class Jax:
+class Jax(Contender):
     """
     The same update jitted in JAX.
 
@@ -171,27 +217,26 @@ class Jax:
         jax.config.update("jax_default_matmul_precision", {"fp32": "highest", "tf32": "tensorfloat32"}[precision])
         from benchmarks.update.jax_update import JaxUpdate
 
-        self.model, self.run = model, JaxUpdate(model)
+        super().__init__(model, device)
+        self.run = JaxUpdate(model)
         model.policy = model.actor = model.actor_ema = model.critic = model.critic_target = None
 
     def restore(self) -> None:
-        """See :meth:`Package.restore`."""
+        """See the base class."""
         self.run.restore()
 
-    def update(self) -> Parts:
-        """:return: seconds of the whole; critic and actor step are one compiled function"""
-        started = now(self.model)
-        buffer = self.model.replay_buffer
-        self.run.update(buffer.sample(self.model.batch_size), buffer.sample(self.model.actor_batch_size).observations)
-        return {"both": time.perf_counter() - started}
+    def calls(self) -> dict[str, Callable[[], None]]:
+        """Critic and actor step are one compiled function."""
+        replay, model = self.model.replay_buffer, self.model
+        return {
+            "both": lambda: self.run.update(
+                replay.sample(model.batch_size), replay.sample(model.actor_batch_size).observations
+            )
+        }
 
-    def shares(self) -> Parts:
-        """Not measured."""
-        return {}
-
-    def parts(self) -> Parts:
-        """Not measured."""
-        return {}
+    def wait(self) -> None:
+        """See the base class."""
+        self.run.wait()
 
 
 def now(model: Any) -> float:

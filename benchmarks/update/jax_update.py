@@ -202,10 +202,13 @@ class JaxUpdate:
         jax.block_until_ready(self.state)
 
     def update(self, batch: Any, observations: Any) -> None:
-        """One critic step and one actor step on batches of the package's replay buffer, finished on return."""
+        """One critic step and one actor step on batches of the package's replay buffer."""
         self.key, key = jax.random.split(self.key)
-        self.state, losses = self._drawing(self.state, _batch(batch), _numpy(observations), key)
-        jax.block_until_ready((self.state, losses))
+        self.state, _ = self._drawing(self.state, _batch(batch), _numpy(observations), key)
+
+    def wait(self) -> None:
+        """Until everything asked of the device is done."""
+        jax.block_until_ready(self.state)
 
     def losses_at(self, batch: Any, observations: Any, draws: list[Any]) -> list[float]:
         """The same at given draws, a pair (initial noise, noise of each step) for each of the two; both losses."""

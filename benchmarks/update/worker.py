@@ -144,6 +144,9 @@ class _Far:
         return {part: statistics.median(f[part] for f in found) for part in found[0]}
 
     def shares(self) -> dict[str, Any]:
+        if self.contender.in_a_row > 1:  # each has moved the parameters
+            self.contender.restore()
+            self.contender.update(1)
         return self.contender.shares()
 
     def memory(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Replay buffer that stores the stream of single environment steps and samples windows (action chunks) from it."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch as th
@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ogpo_sb3.common.step_stream import StepStream
+from ogpo_sb3.common.transfer import map_arrays, to_gpu
 
 
 class ChunkReplaySamples(NamedTuple):
@@ -247,22 +248,23 @@ class ChunkReplayBuffer(StepStream):
         mc_returns = self.mc_returns.reshape(-1)[start]
         if env is not None and env.norm_reward:
             mc_returns = mc_returns / np.sqrt(env.ret_rms.var + env.epsilon).astype(np.float32)
-        decision = None
-        if with_decision:
-            decision = {name: self._tensor(array[rows, envs]) for name, array in self.decisions.items()}
-        return ChunkReplaySamples(
-            observations=self._tensors(self._normalize_obs(self._store.read(start), env)),
-            actions=self._tensor(self._pad(flat, valid, last, envs)),
-            next_observations=self._tensors(self._normalize_obs(self._store.read_next(last, envs), env)),
-            dones=self._tensor((self.dones[last, envs] * (1 - self.timeouts[last, envs]))[:, None]),
-            rewards=self._tensor(rewards),
-            discounts=self._tensor(self._powers[k][:, None]),
-            valid=self._tensor(valid.astype(np.float32)),
-            mc_returns=self._tensor(mc_returns[:, None]),
-            mc_valid=self._tensor(self.mc_valid.reshape(-1)[start][:, None].astype(np.float32)),
-            step_rewards=self._tensor(step_rewards.astype(np.float32)),
-            decision=decision,
+        arrays = dict(
+            observations=self._normalize_obs(self._store.read(start), env),
+            actions=self._pad(flat, valid, last, envs),
+            next_observations=self._normalize_obs(self._store.read_next(last, envs), env),
+            dones=(self.dones[last, envs] * (1 - self.timeouts[last, envs]))[:, None],
+            rewards=rewards,
+            discounts=self._powers[k][:, None],
+            valid=valid.astype(np.float32),
+            mc_returns=mc_returns[:, None],
+            mc_valid=self.mc_valid.reshape(-1)[start][:, None].astype(np.float32),
+            step_rewards=step_rewards.astype(np.float32),
+            decision={name: array[rows, envs] for name, array in self.decisions.items()} if with_decision else None,
         )
+        if self.device.type == "cuda":
+            return ChunkReplaySamples(**to_gpu(arrays, self.device))
+        # All arrays above are fresh copies
+        return ChunkReplaySamples(**map_arrays(lambda array: self.to_torch(array, copy=False), arrays))
 
     def _pad(self, flat: np.ndarray, valid: np.ndarray, last: np.ndarray, envs: np.ndarray) -> np.ndarray:
         """Actions of windows, (B, h * d), with padding where they are not valid."""
@@ -273,15 +275,3 @@ class ChunkReplayBuffer(StepStream):
             slots = self._store.end_slot[last, envs][which]
             actions[which, step] = self._store.rest[slots, step - valid.sum(axis=1)[which]]
         return actions.reshape(len(flat), self.action_dim)
-
-    def _tensor(self, array: np.ndarray) -> th.Tensor:
-        if self.device.type != "cuda":
-            return self.to_torch(array, copy=False)  # all arrays above are fresh copies
-        # From page-locked memory, which torch keeps for the next batch once a copy is done: the host goes on drawing batches
-        # while the device is busy with earlier ones.
-        return th.from_numpy(np.ascontiguousarray(array)).pin_memory().to(self.device, non_blocking=True)
-
-    def _tensors(self, arrays: Any) -> Any:
-        return (
-            {key: self._tensor(array) for key, array in arrays.items()} if isinstance(arrays, dict) else self._tensor(arrays)
-        )

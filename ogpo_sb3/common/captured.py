@@ -45,8 +45,7 @@ class CapturedStep:
             self.graph = th.cuda.CUDAGraph()
             with th.cuda.graph(self.graph):
                 self.names, self.values = self._run(*self.inputs)
-        for old, new in zip(leaves(self.inputs), leaves(inputs), strict=True):
-            old.copy_(new, non_blocking=True)
+        th._foreach_copy_(leaves(self.inputs), leaves(inputs), non_blocking=True)
         self.graph.replay()
         return dict(zip(self.names, self.values.clone().unbind(), strict=True))
 

@@ -6,6 +6,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+from ogpo_sb3.critics.fused import gpu_kernel
 from ogpo_sb3.critics.regression import Fit, Regression, td_loss, weighted_sum
 
 Q_AGGREGATIONS = ("mean", "min", "subsample")
@@ -109,6 +110,8 @@ class CriticEnsemble(nn.Module):
             layers.append(activation_fn())
             in_dim = width
         self.net = nn.Sequential(*layers, EnsembleLinear(n_critics, in_dim, n_outputs))
+        exact_gelu = all(isinstance(layer, nn.GELU) and layer.approximate == "none" for layer in layers[2::3])
+        self._fusable = bool(net_arch) and layer_norm and exact_gelu
 
     @property
     def n_heads(self) -> int:
@@ -177,6 +180,8 @@ class CriticEnsemble(nn.Module):
         weight, bias = first.weight, first.bias
         end = self.features_dim + actions.shape[-1]
         shared = th.baddbmm(bias, features.expand(self.n_critics, *features.shape), weight[:, : self.features_dim])
+        if self._fusable and actions.is_cuda and not th.is_grad_enabled() and (kernel := gpu_kernel()) is not None:
+            return self._fused(kernel, shared, actions, inputs)
         if group > 1:
             shared = shared.repeat_interleave(group, dim=1)
         x = shared.baddbmm_(actions.expand(self.n_critics, *actions.shape), weight[:, self.features_dim : end])
@@ -187,6 +192,24 @@ class CriticEnsemble(nn.Module):
         x = x.to(self.matmul_dtype or x.dtype)
         for layer in later[:-1]:
             x = layer(x)
+        return later[-1](x.to(actions.dtype))
+
+    def _fused(
+        self, kernel: Callable[..., th.Tensor], shared: th.Tensor, actions: th.Tensor, inputs: th.Tensor | None
+    ) -> th.Tensor:
+        """As :meth:`_evaluate`, given the features' part (M, S, H_1) of the first layer: one kernel between two products."""
+        first, *later = self.net
+        assert isinstance(first, EnsembleLinear)
+        end = self.features_dim + actions.shape[-1]
+        x = th.bmm(actions.expand(self.n_critics, *actions.shape), first.weight[:, self.features_dim : end])
+        if inputs is not None:
+            x = x.baddbmm_(inputs, first.weight[:, end:])
+        x, bias = x.to(self.matmul_dtype or x.dtype), shared
+        for layer in later[:-1]:
+            if isinstance(layer, EnsembleLayerNorm):
+                x = kernel(x, bias, layer.weight, layer.bias)
+            elif isinstance(layer, EnsembleLinear):
+                x, bias = th.bmm(x, layer.weight.to(x.dtype)), layer.bias
         return later[-1](x.to(actions.dtype))
 
     def _values_in_blocks(self, features: th.Tensor, actions: th.Tensor, group: int, inputs: th.Tensor | None) -> th.Tensor:

@@ -14,18 +14,24 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def hidden_layers(pre: th.Tensor, activations: Sequence[nn.Module], params: Sequence[th.Tensor]) -> list[th.Tensor]:
+def hidden_layers(
+    pre: th.Tensor, activations: Sequence[nn.Module], params: Sequence[th.Tensor], outputs: list[th.Tensor] | None = None
+) -> list[th.Tensor]:
     """
     The pre-activations of every hidden layer, in the dtype of the first.
 
     :param pre: (R, H_1) pre-activations of the first hidden layer
     :param activations: one per hidden layer
     :param params: weight and bias of the second, third, ... hidden layer
+    :param outputs: gets what all activations but the last give
     :return: one tensor (R, H_l) per hidden layer
     """
     pre_activations = [pre]
     for activation, weight, bias in zip(activations, params[::2], params[1::2], strict=False):
-        pre_activations.append(F.linear(activation(pre_activations[-1]), weight.to(pre.dtype), bias.to(pre.dtype)))
+        output = activation(pre_activations[-1])
+        if outputs is not None:
+            outputs.append(output)
+        pre_activations.append(F.linear(output, weight.to(pre.dtype), bias.to(pre.dtype)))
     return pre_activations
 
 
@@ -46,17 +52,22 @@ class SparseRowsMLP(th.autograd.Function):
         condition, owner, time, x, first, activations, dtypes, *params = inputs
         steps, n, _ = x.shape
         pre = (condition.index_select(0, owner) + time[:, None]).flatten(0, 1).addmm_(x.flatten(0, 1), first.T)
-        pre_activations = hidden_layers(pre.to(dtypes[0]), activations, params[:-2])
-        ctx.save_for_backward(owner, x, first, *params, *pre_activations)
+        outputs: list[th.Tensor] = []
+        pre_activations = hidden_layers(pre.to(dtypes[0]), activations, params[:-2], outputs if x.is_cuda else None)
+        output = activations[-1](pre_activations[-1])
+        # A GPU has the memory to keep what the activations give; a CPU's caches have not, and it is computed again.
+        kept = [value.to(dtypes[1]) for value in (*outputs, output)] if x.is_cuda else []
+        ctx.save_for_backward(owner, x, first, *params, *pre_activations, *kept)
         ctx.n_params, ctx.activations, ctx.n_states, ctx.dtype = len(params), activations, len(condition), dtypes[1]
         # The narrow last layer, whose rounding the likelihood would see directly, is never rounded.
-        return F.linear(activations[-1](pre_activations[-1]).to(x.dtype), params[-2], params[-1]).view(steps, n, -1)
+        return F.linear(output.to(x.dtype), params[-2], params[-1]).view(steps, n, -1)
 
     @staticmethod
     @th.autograd.function.once_differentiable
     def backward(ctx: Any, grad: th.Tensor) -> tuple[Any, ...]:
         owner, x, first, *tensors = ctx.saved_tensors
-        params, pre_activations = tensors[: ctx.n_params], tensors[ctx.n_params :]
+        params, pre_activations = tensors[: ctx.n_params], tensors[ctx.n_params : ctx.n_params + len(ctx.activations)]
+        kept = tensors[ctx.n_params + len(ctx.activations) :]
         steps, n, _ = x.shape
         chains = owner if grad.is_cuda else grad.ne(0).any(dim=2).any(dim=0).nonzero()[:, 0]
         if len(chains) < n:
@@ -67,7 +78,8 @@ class SparseRowsMLP(th.autograd.Function):
         for layer in range(len(pre_activations) - 1, -1, -1):
             weight, pre, activation = params[2 * layer], pre_activations[layer].to(ctx.dtype), ctx.activations[layer]
             # Sums over blocks are in the parameters' precision.
-            grads = [(grad.T @ activation(pre)).to(weight.dtype), grad.sum(dim=0, dtype=weight.dtype), *grads]
+            output = kept[layer] if kept else activation(pre)
+            grads = [(grad.T @ output).to(weight.dtype), grad.sum(dim=0, dtype=weight.dtype), *grads]
             grad = activation_backward(activation, pre, grad @ weight.to(ctx.dtype))
         grad = grad.to(x.dtype)
         grad_first = grad.T @ x.flatten(0, 1)

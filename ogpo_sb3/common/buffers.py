@@ -44,6 +44,19 @@ class ChunkReplaySamples(NamedTuple):
     step_rewards: th.Tensor
     decision: dict[str, th.Tensor] | None = None
 
+    @property
+    def action_weights(self) -> th.Tensor:
+        """(B, h * d), 1 for the action entries of steps that were executed, 0 for padding."""
+        return self.valid.repeat_interleave(self.actions.shape[1] // self.valid.shape[1], dim=1)
+
+    def squared_error(self, actions: th.Tensor) -> th.Tensor:
+        """
+        :param actions: (B, h * d) of a policy that imitates
+        :return: scalar, the mean over executed entries of the squared difference from ``self.actions``
+        """
+        weights = self.action_weights
+        return (weights * (actions - self.actions).square()).sum() / weights.sum()
+
 
 class ChunkReplayBuffer(StepStream):
     """

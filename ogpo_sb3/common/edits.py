@@ -75,8 +75,7 @@ class EditMixin(SoftActorMixin):
         imitation, logged = None, {}
         if successes is not None:
             *_, own = self._edits(successes)
-            weights = successes.valid.repeat_interleave(own.shape[1] // successes.valid.shape[1], dim=1)
-            error = (weights * (own - successes.actions).square()).sum() / weights.sum()
+            error = successes.squared_error(own)
             imitation, logged = self.edit_bc_coef * error, dict(edit_bc_loss=error)
         improved = self._improve("edit", self.policy.edit_actor, self.policy.edit_temperature, log_prob, q, imitation)
         return dict(**improved, **logged, edit_size=edit.detach().abs().mean() * self.policy.edit_scale)

@@ -161,8 +161,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
 
     def _cloning_loss(self, batch: ChunkReplaySamples) -> th.Tensor:
         """Flow-matching loss over the steps of the windows that exist."""
-        weights = batch.valid.repeat_interleave(batch.actions.shape[1] // batch.valid.shape[1], dim=1)
-        return self.actor.gcp.bc_loss(self.actor.features(batch.observations), batch.actions, weights)
+        return self.actor.gcp.bc_loss(self.actor.features(batch.observations), batch.actions, batch.action_weights)
 
     def _cloning_step(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
         """A gradient step of the generative actor on executed chunks alone, and the EMA actor's step towards it."""

@@ -91,9 +91,7 @@ class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
             q = self.critic(batch.observations, actions).mean(dim=0)
         imitation = None
         if successes is not None:
-            error = (self.policy.gaussian.mode(successes.observations) - successes.actions).square()
-            weights = successes.valid.repeat_interleave(error.shape[1] // successes.valid.shape[1], dim=1)
-            imitation = self.bc_coef * (weights * error).sum() / weights.sum()
+            imitation = self.bc_coef * successes.squared_error(self.policy.gaussian.mode(successes.observations))
         return self._improve("actor", self.policy.gaussian, self.policy.temperature, log_prob, q, imitation)
 
     def _policy_actions(self, observations: th.Tensor | TensorDict, n: int) -> th.Tensor:

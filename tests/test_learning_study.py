@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from benchmarks.learning import __main__ as command
-from benchmarks.learning import collect, curves, diagnostics, figures, plans, probe, run, settings, stages, study
+from benchmarks.learning import collect, curves, diagnostics, figures, plans, probe, run, settings, stages, study, summary
 from benchmarks.learning.ablations import NoPolicyGradient
 from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
@@ -277,6 +277,25 @@ def test_a_killed_run_goes_on_and_is_summarised(tmp_path, monkeypatch, capsys):
     assert row["steps_to_plus30"] == "" and float(row["minutes"]) > 0
     for name in ("curves", "gains"):
         assert (tmp_path / f"{name}_smoke.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_summaries_of_what_is_recorded(tmp_path, capsys):
+    """Lines of an earlier summary stand beside a study's runs, and come out as they went in."""
+    lines = [
+        dict(task="t", variant="base", factor="base", seed=0, status="finished", bc_success=0.3, final_success=0.9, gain=0.6),
+        dict(task="t", variant="clip_range=0.2", factor="clip", seed=1, status="unfinished", minutes=2.5),
+    ]
+    lines[0].update(dip=-0.1, steps_to_plus30=200)
+    rows = [{"steps": 500, "eval_episodes": 100, **line} for line in lines]
+    arguments = ["summary", "--recorded", str(tmp_path / "earlier.csv"), "--out", str(tmp_path / "new")]
+    summary.write_csv(tmp_path / "earlier.csv", collect.COLUMNS, rows)
+    assert command.main(arguments) == 0
+    assert (tmp_path / "new" / "summary.csv").read_text() == (tmp_path / "earlier.csv").read_text()
+    assert (tmp_path / "new" / "gains_t.png").exists() and "1 finished, 1 unfinished" in capsys.readouterr().out
+    (tmp_path / "earlier.csv").write_text("task,seed\n")
+    assert command.main(arguments) == 1 and "other columns" in capsys.readouterr().err
+    (tmp_path / "earlier.csv").unlink()
+    assert command.main(arguments) == 1 and "no file" in capsys.readouterr().err
 
 
 def test_a_picture_of_gains_has_a_line_per_variant_and_the_base_first():

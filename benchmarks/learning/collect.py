@@ -1,7 +1,9 @@
 """From the folders of a study to one record per run, whether it is finished, under way or failed."""
 
+import csv
 import json
 import pathlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +85,51 @@ class Record:
             values = [r[name] for r in self.training if name in r]
             row[name] = values[-1] if values else None
         return row
+
+
+class RecordedRun(Record):
+    """
+    A run of which a line of summary.csv is left.
+
+    :param row: that line, by column
+    """
+
+    def __init__(self, row: dict[str, Any]):
+        run = {key: row[key] for key in ("task", "variant", "factor", "seed")}
+        super().__init__({**run, "final_episodes": row["eval_episodes"]}, row["status"], None, [], [], [], row["minutes"])
+        self.line = row
+
+    def row(self) -> dict[str, Any]:
+        """See the base class."""
+        return dict(self.line)
+
+
+def recorded(files: Iterable[pathlib.Path]) -> list[Record]:
+    """
+    :param files: as ``summary`` writes summary.csv
+    :return: a run per line
+    :raises ValueError: a file does not exist, or has other columns
+    """
+    records: list[Record] = []
+    for path in files:
+        if not path.is_file():
+            raise ValueError(f"--recorded must be files like summary.csv, found no file {path}")
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError(
+                    f"--recorded must be files like summary.csv, found other columns in {path}: {reader.fieldnames}"
+                )
+            records += [RecordedRun({name: _value(name, text) for name, text in row.items()}) for row in reader]
+    return records
+
+
+def _value(name: str, text: str) -> Any:
+    if name in ("task", "variant", "factor", "status"):
+        return text
+    if text == "":
+        return None
+    return int(text) if name in ("seed", "steps", "steps_to_plus30", "eval_episodes") else float(text)
 
 
 def collect(out: pathlib.Path) -> list[Record]:

@@ -12,7 +12,7 @@ from ogpo_sb3.common.files import atomic_write
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.learning.collect import COLUMNS, Record, collect, estimates
+from benchmarks.learning.collect import COLUMNS, Record, collect, estimates, recorded
 
 
 def write_csv(path: pathlib.Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
@@ -70,14 +70,25 @@ def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.learning summary", description="What a study found.")
     p.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/study"), help="folder of the study")
     p.add_argument("--tasks", nargs="+", help="only these")
+    p.add_argument(
+        "--recorded",
+        nargs="+",
+        type=pathlib.Path,
+        default=[],
+        metavar="CSV",
+        help="runs of earlier summaries, beside the study's",
+    )
     p.add_argument("--no-figures", action="store_true")
     args = p.parse_args(argv)
     try:
-        records = [r for r in collect(args.out) if not args.tasks or r.run["task"] in args.tasks]
+        # The folder may be one for the pictures of what is recorded alone.
+        found = [] if args.recorded and not any(args.out.glob("*/*/seed*/settings.json")) else collect(args.out)
+        records = [r for r in (*recorded(args.recorded), *found) if not args.tasks or r.run["task"] in args.tasks]
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     console = Console(width=None if sys.stdout.isatty() else 140)
+    args.out.mkdir(parents=True, exist_ok=True)
     write_csv(args.out / "summary.csv", COLUMNS, [record.row() for record in records])
     gains = estimates(records, "gain")
     finals = {(row["task"], row["variant"]): row for row in estimates(records, "final_success")}

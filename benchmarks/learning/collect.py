@@ -132,12 +132,13 @@ def _value(name: str, text: str) -> Any:
     return int(text) if name in ("seed", "steps", "steps_to_plus30", "eval_episodes") else float(text)
 
 
-def collect(out: pathlib.Path) -> list[Record]:
+def collect(out: pathlib.Path, may_be_empty: bool = False) -> list[Record]:
     """
     :param out: of the study
+    :param may_be_empty: a folder without runs, or none at all, is no error
     :return: every run that was begun, by task, variant and seed
     """
-    if not out.is_dir():
+    if not may_be_empty and not out.is_dir():
         raise ValueError(f"--out must be the folder of a study, found no folder {out}")
     records = []
     for path in sorted(out.glob("*/*/seed*/settings.json")):
@@ -156,7 +157,7 @@ def collect(out: pathlib.Path) -> list[Record]:
                 None if seconds is None else seconds / 60,
             )
         )
-    if not records:
+    if not records and not may_be_empty:
         raise ValueError(f"--out must be the folder of a study, found no runs in {out}")
     return records
 

@@ -81,9 +81,8 @@ def main(argv: list[str]) -> int:
     p.add_argument("--no-figures", action="store_true")
     args = p.parse_args(argv)
     try:
-        # The folder may be one for the pictures of what is recorded alone.
-        found = [] if args.recorded and not any(args.out.glob("*/*/seed*/settings.json")) else collect(args.out)
-        records = [r for r in (*recorded(args.recorded), *found) if not args.tasks or r.run["task"] in args.tasks]
+        found = [*recorded(args.recorded), *collect(args.out, may_be_empty=bool(args.recorded))]
+        records = [r for r in found if not args.tasks or r.run["task"] in args.tasks]
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

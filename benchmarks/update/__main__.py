@@ -159,7 +159,9 @@ def main() -> None:
     if "end-to-end" in args.parts:
         from benchmarks.update import end_to_end
 
-        end_to_end.run(args.threads, args.repeats, report.beside(args.csv, "end-to-end"), quick=args.quick)
+        for device in args.device:
+            path = report.beside(args.csv, f"end-to-end-{device}")
+            end_to_end.run(args.threads, args.repeats, path, quick=args.quick, device=device)
 
 
 if __name__ == "__main__":

@@ -145,17 +145,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     report.CONSOLE.print(report.machine(args.threads))
-    run(
-        args.threads,
-        args.repeats,
-        args.csv,
-        tuple(args.envs),
-        tuple(args.n_envs),
-        args.steps,
-        args.quick,
-        args.device,
-        args.precision,
-    )
+    options = dict(tasks=tuple(args.envs), n_envs=tuple(args.n_envs), steps=args.steps, quick=args.quick)
+    run(args.threads, args.repeats, args.csv, **options, device=args.device, precision=args.precision)
 
 
 if __name__ == "__main__":

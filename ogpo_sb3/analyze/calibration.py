@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.analyze.context import Context, q_values
 from ogpo_sb3.analyze.figures import FIRST, LAST, columns_for, numbers, table
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.evaluation.document import Block, Text
 from ogpo_sb3.evaluation.plots import grid, save
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.analyze.context import Context, NotApplicable
 from ogpo_sb3.analyze.episodes import take
 from ogpo_sb3.analyze.figures import numbers, table
 from ogpo_sb3.analyze.projection import PCA
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.evaluation.document import Block, Text
 from ogpo_sb3.evaluation.plots import grid, save
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.analyze.context import Context
 from ogpo_sb3.analyze.episodes import Observations, take
 from ogpo_sb3.analyze.figures import numbers, stage_colours, table
 from ogpo_sb3.analyze.projection import chosen, project
 from ogpo_sb3.common.policies import GCPPolicy
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.evaluation.document import Block, Text
 from ogpo_sb3.evaluation.plots import grid, save
 

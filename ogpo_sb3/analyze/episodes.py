@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
-from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.envs.chunking import chunk_size_of
 from ogpo_sb3.evaluation.rollouts import Deployed
 

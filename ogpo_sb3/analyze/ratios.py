@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.analyze.context import Context
 from ogpo_sb3.analyze.figures import numbers, stage_colours, table
+from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.evaluation.document import Block, Text
 from ogpo_sb3.evaluation.plots import grid, save
 from ogpo_sb3.extraction import agreement, group_advantage

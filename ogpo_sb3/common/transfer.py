@@ -33,7 +33,7 @@ def to_gpu(arrays: Arrays, device: th.device) -> Any:
     """
     floats: list[np.ndarray] = []
     map_arrays(lambda array: floats.append(array) if array.dtype == np.float32 else None, arrays)
-    host = th.empty(sum(array.size for array in floats), pin_memory=device.type == "cuda")
+    host = th.empty(sum(array.size for array in floats), pin_memory=True)
     if floats:
         np.concatenate([array.ravel() for array in floats], out=host.numpy())
     parts = iter(host.to(device, non_blocking=True).split([array.size for array in floats]))

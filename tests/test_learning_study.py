@@ -10,7 +10,7 @@ import torch as th
 from benchmarks.learning import __main__ as command
 from benchmarks.learning import collect, curves, diagnostics, figures, plans, probe, run, settings, stages, study, summary
 from benchmarks.learning.ablations import NoPolicyGradient
-from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2
+from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, evaluate
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 
 from tests.toys import Reach, reach_demonstrations
@@ -277,6 +277,20 @@ def test_a_killed_run_goes_on_and_is_summarised(tmp_path, monkeypatch, capsys):
     assert row["steps_to_plus30"] == "" and float(row["minutes"]) > 0
     for name in ("curves", "gains"):
         assert (tmp_path / f"{name}_smoke.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("sampler", ["ode", "behaviour"])
+def test_a_run_is_watched_as_its_policy_is_deployed(tmp_path, monkeypatch, sampler):
+    monkeypatch.setitem(plans.TASKS, "smoke", {**plans.TASKS["smoke"], "sampler": sampler})
+    assert command.main(["run", "--task", "smoke", "--steps", "100", "--out", str(tmp_path)]) == 0
+    folder = run.folder_of(tmp_path, "smoke", "base", 0)
+    results = json.loads((folder / "results.json").read_text())
+    model = OGPOCA.load(folder / "model.zip", device="cpu")
+    by_ode = evaluate(
+        model, lambda: run.make_evaluation_env(results["env"], results["settings"], results["evaluation"]), n_episodes=3
+    )
+    assert (results["final"]["mean_return"] == pytest.approx(by_ode.mean_return)) == (sampler == "ode")
+    assert plans.task_of("pusht-preset")["sampler"] == "behaviour", "an actor that stays as cloned is deployed with best-of-N"
 
 
 def test_summaries_of_what_is_recorded(tmp_path, capsys):

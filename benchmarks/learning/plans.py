@@ -45,6 +45,7 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 # ``evaluation``: reward of the evaluations, by default the preset's. Success is the measure, the return what precedes it.
+# ``sampler``: of the evaluations after cloning, by default one ODE sample a decision.
 # Door, Hammer and Pen are cloned within a thousand updates: clip_bc must be looked at often to stop in time.
 TASKS: dict[str, dict[str, Any]] = {
     "relocate": _adroit("Relocate"),
@@ -73,12 +74,13 @@ TASKS: dict[str, dict[str, Any]] = {
             "policy_kwargs.normalize_observations": True,
         },
     ),
-    # Its actor stays as cloned: what is looked at is the critics' choice (probe --of choice).
+    # Its actor stays as cloned and is watched as it is deployed, by the best of N (probe --of choice looks at several N).
     "pusht-preset": dict(
         env="ogpo/PushT-v0",
         evaluation={"reward": "coverage"},
+        sampler=presets.laptop_sampler("ogpo/PushT-v0"),
         steps=100_000,
-        eval_freq=100_000,
+        eval_freq=20_000,
         settings=_LARGE_BATCHES,
     ),
     "kitchen": dict(
@@ -124,7 +126,7 @@ def _values(name: str, *values: Any) -> dict[str, Settings]:
 
 
 FACTORS: dict[str, dict[str, Settings]] = {
-    "utd_critic": _values("utd_critic", 0.5, 2.0, 4.0),
+    "utd_critic": _values("utd_critic", 0.1, 0.5, 2.0, 4.0),
     "warmup": _values("critic_warmup_updates", 0, 2_000, 20_000),
     "learning_starts": _values("learning_starts", 2_500, 5_000, 20_000),
     "utd_actor": _values("utd_actor", 0.02, 0.05, 0.25, 0.5),
@@ -137,7 +139,7 @@ FACTORS: dict[str, dict[str, Settings]] = {
     "ratio_norm": {
         f"sum,clip={clip}": {"policy_kwargs.ratio_norm": "sum", "clip_range": clip} for clip in (0.1, 0.2, 0.5, 2.0)
     },
-    "sigma": _values("policy_kwargs.noise_std", 0.03, 0.05, 0.2, 0.3),
+    "sigma": _values("policy_kwargs.noise_std", 0.01, 0.03, 0.05, 0.1, 0.2, 0.3),
     "noise_schedule": _values("policy_kwargs.noise_schedule", "constant"),
     "K": _values("policy_kwargs.denoising_steps", 2, 8, 10),
     "chunk": _values("chunk_size", 1, 2, 4, 8),
@@ -276,6 +278,15 @@ PLANS: dict[str, dict[str, Any]] = {
     "patient": dict(tasks=["relocate", "hammer"], variants=[name for name in COMBINATIONS if name.startswith("patient")]),
     "balanced": dict(
         tasks=["relocate"], variants=[name for name in COMBINATIONS if name.startswith("balanced") and "scale" not in name]
+    ),
+    # What there is to change where the actor stays as it is
+    "choice": dict(
+        tasks=["pusht-preset"],
+        factors=[
+            *("utd_critic", "warmup", "learning_starts", "critic_lr", "tau", "batch", "heads", "q_agg", "gamma", "mc"),
+            *("best_of_n", "sigma", "K", "chunk", "reward_scale", "observations", "success_critic", "n_envs"),
+        ],
+        variants=["base"],
     ),
     "reward": dict(tasks=["relocate", "door", "hammer", "pen"], factors=["reward"], variants=["base"]),
     "smoke": dict(tasks=["smoke"], factors=["bc_coef"], variants=["base"]),

@@ -85,6 +85,7 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
         **given,
         evaluation=task.get("evaluation"),
+        sampler=task.get("sampler", "ode"),
         settings=settings,
     )
 
@@ -147,7 +148,7 @@ def _stages(run: dict[str, Any], shared: pathlib.Path, folder: pathlib.Path, com
     try:
         model = _fine_tune(run, cloned, source, folder)
         stages.write_json(folder / "status.json", dict(stage="evaluation", steps=run["steps"], total=run["steps"]))
-        final = evaluate(model, evaluation_env, n_episodes=run["final_episodes"])
+        final = evaluate(model, evaluation_env, n_episodes=run["final_episodes"], sampler=run["sampler"])
     finally:
         # Cloning counts in full for each run that started from it: as if it had been alone.
         seconds = spent + time.perf_counter() - started
@@ -202,6 +203,7 @@ def _fine_tune(run: dict[str, Any], cloned: stages.Cloned, source: str, folder: 
             eval_freq=run["eval_freq"],
             n_episodes=run["episodes"],
             env=_evaluation_env(run),
+            sampler=run["sampler"],
             verbose=1,
         )
         save = FullCheckpointCallback(run["eval_freq"], folder / "checkpoints", keep=1)

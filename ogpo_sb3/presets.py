@@ -160,6 +160,7 @@ _LAPTOP_STEPS = {
     **dict.fromkeys(("ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), 35_000),
     **dict.fromkeys(_KITCHENS, 60_000),
     "ogpo/PushT-v0": 100_000,
+    "ogpo/RobomimicCan-v0": 60_000,
 }
 
 

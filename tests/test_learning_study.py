@@ -286,9 +286,7 @@ def test_a_run_is_watched_as_its_policy_is_deployed(tmp_path, monkeypatch, sampl
     folder = run.folder_of(tmp_path, "smoke", "base", 0)
     results = json.loads((folder / "results.json").read_text())
     model = OGPOCA.load(folder / "model.zip", device="cpu")
-    by_ode = evaluate(
-        model, lambda: run.make_evaluation_env(results["env"], results["settings"], results["evaluation"]), n_episodes=3
-    )
+    by_ode = evaluate(model, run._evaluation_env(results), n_episodes=3)
     assert (results["final"]["mean_return"] == pytest.approx(by_ode.mean_return)) == (sampler == "ode")
     assert plans.task_of("pusht-preset")["sampler"] == "behaviour", "an actor that stays as cloned is deployed with best-of-N"
 

@@ -90,6 +90,41 @@ def _gains(records: list[Record]) -> Figure | None:
     return figure
 
 
+def draw_differences(rows: list[dict[str, Any]], spread: float | None, out: pathlib.Path) -> pathlib.Path:
+    """
+    A table in colour: a line per variant, a column per task and one over all of them.
+
+    :param rows: see :func:`benchmarks.learning.differences.differences`
+    :param spread: likewise
+    :param out: folder
+    :return: the file written
+    """
+    tasks = sorted({row["task"] for row in rows} - {"all"})
+    columns = [*tasks, *(["all"] if any(row["task"] == "all" for row in rows) else [])]
+    variants = list(dict.fromkeys(row["variant"] for row in sorted(rows, key=lambda row: (row["factor"], row["variant"]))))
+    figure = Figure(figsize=(3.2 + 1.25 * len(columns), 1.6 + 0.24 * len(variants)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    values = np.full((len(variants), len(columns)), np.nan)
+    for row in rows:
+        at = variants.index(row["variant"]), columns.index(row["task"])
+        values[at] = 100 * row["difference"]
+        beyond = row["reach"] is not None and abs(row["difference"]) > row["reach"]
+        runs = f" ({row['runs']})" if row["runs"] > 1 else ""
+        text = f"{values[at]:+.0f}{'' if row['same_clone'] else '°'}{runs}"
+        axes.text(at[1], at[0], text, ha="center", va="center", fontsize=8, fontweight="bold" if beyond else "normal")
+    axes.imshow(values, cmap="RdBu", vmin=-60, vmax=60, aspect="auto", alpha=0.7)
+    axes.set_xticks(range(len(columns)), columns, fontsize=8)
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(variants)), variants, fontsize=8)
+    reach = "" if spread is None else f"\nbold: beyond the 95 % reach of chance, {196 * spread:.0f} points for a single run"
+    axes.set_xlabel(f"points of success against the base (runs, where several); ° from another clone{reach}", fontsize=8)
+    path = out / "differences.png"
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+    return path
+
+
 def _curves(records: list[Record]) -> Figure | None:
     """A panel per factor: the base, and what the factor makes of it."""
     records = [r for r in records if r.success]

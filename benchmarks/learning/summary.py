@@ -12,6 +12,7 @@ from ogpo_sb3.common.files import atomic_write
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.learning import differences
 from benchmarks.learning.collect import COLUMNS, Record, collect, estimates, recorded
 
 
@@ -102,10 +103,16 @@ def main(argv: list[str]) -> int:
     console.print(", ".join(f"{len(found)} {status}" for status, found in by_status.items()))
     for record in by_status["failed"]:
         console.print(f"failed: {record.run['task']} {record.run['variant']} seed {record.run['seed']}", highlight=False)
-    written = ["summary.csv", "variants.csv"]
+    against_base, spread = differences.differences(records)
+    write_csv(args.out / "differences.csv", differences.COLUMNS, against_base)
+    if spread is not None:
+        console.print(f"A single difference from the base varies by {spread:.2f} from seed to seed (standard deviation)")
+    written = ["summary.csv", "variants.csv", "differences.csv"]
     if not args.no_figures:
-        from benchmarks.learning.figures import draw
+        from benchmarks.learning.figures import draw, draw_differences
 
         written += [path.name for path in draw(records, args.out)]
+        if against_base:
+            written.append(draw_differences(against_base, spread, args.out).name)
     console.print(f"Wrote {', '.join(written)} to {args.out}", highlight=False)
     return 0

@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 import pytest
+from benchmarks import quickstart_curves
 from ogpo_sb3 import OGPO, OGPOCA, presets, quickstart
 from ogpo_sb3.envs.registry import TASKS
 
@@ -103,3 +104,17 @@ def test_quickstart_refuses_what_it_cannot_do(tmp_path, capsys):
     (folder / "settings.json").write_text(json.dumps({"env": "another"}))
     with pytest.raises(SystemExit, match="--fresh"):
         run(tmp_path)
+
+
+def test_recorded_curves_become_a_panel_per_task(tmp_path):
+    header = "timesteps,success_rate,success_low,success_high,mean_return,mean_length\n"
+    for name in ("door-quickstart-seed0", "can-quickstart-seed1", "can-quickstart-seed0", "can-quickstart-25000-seed0"):
+        (tmp_path / f"{name}.csv").write_text(header + "0,0.25,0.1,0.4,1.0,9\n5000,0.75,0.6,0.9,,9\n")
+    found = quickstart_curves.curves(tmp_path)
+    assert {task: [seed for seed, _ in runs] for task, runs in found.items()} == {"can": [0, 1], "door": [0]}
+    panels = quickstart_curves.draw(found).axes
+    assert [panel.get_title() for panel in panels] == ["can", "door"]
+    drawn = [line for line in panels[0].lines if line.get_marker() == "."]
+    assert len(drawn) == 2 and drawn[0].get_xydata().tolist() == [[0, 25], [5, 75]]
+    with pytest.raises(ValueError, match="found none"):
+        quickstart_curves.curves(tmp_path / "empty")

@@ -52,6 +52,7 @@ TASKS: dict[str, dict[str, Any]] = {
     # From the presets that the plan "balanced" led to: one factor at a time around what works.
     "relocate-preset": _preset("Relocate"),
     "hammer-preset": _preset("Hammer"),
+    "pen-preset": _preset("Pen"),
     "door": _adroit("Door", bc_steps=2_000, bc_eval_freq=100),
     "hammer": _adroit("Hammer", bc_steps=500, bc_eval_freq=100),
     "pen": _adroit("Pen", bc_steps=500, bc_eval_freq=25),

@@ -35,9 +35,9 @@ def laptop(env_id: str) -> dict[str, Any]:
     """
     What the quickstart uses: fine-tuning a behaviour-cloned policy within minutes on two CPU cores.
 
-    On Hammer what carries it is that the policy clones its own successes; on Relocate it is the policy gradient
-    (docs/guide/what_matters.md). Values are of the order of 1, with a discount that reaches from an episode's end to its
-    beginning, or a dense reward.
+    On Hammer the policy gradient and cloning of the policy's own successes each carry the gain alone; on Relocate it takes the
+    policy gradient (docs/guide/what_matters.md). Values are of the order of 1, with a discount that reaches from an episode's
+    end to its beginning, or a dense reward.
 
     :param env_id: registered task
     :return: keyword arguments of :class:`ogpo_sb3.OGPOCA`, pre-training included
@@ -111,7 +111,8 @@ _BC_STEPS = {
 
 
 _KITCHENS = ("ogpo/KitchenComplete-v0", "ogpo/KitchenMixed-v0", "ogpo/KitchenPartial-v0")
-# What the study found for single tasks. Robomimic's steps cost a hundred times Adroit's: larger batches, half the updates.
+# What the study found for single tasks. Robomimic's steps cost twenty to a hundred times Adroit's: larger batches, half
+# the updates.
 _ROBOMIMIC_LAPTOP: dict[str, Any] = dict(
     chunk_size=4,
     clip_bc=0.5,

@@ -8,13 +8,13 @@ seed with its evaluations' 95 % intervals; the dashed line is the cloned policy.
 """
 
 import argparse
-import csv
 import pathlib
 import re
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.evaluation.callback import read_rows
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 COLUMNS = 4
@@ -29,9 +29,7 @@ def curves(folder: pathlib.Path) -> dict[str, list[tuple[int, list[dict[str, flo
     found: dict[str, list[tuple[int, list[dict[str, float]]]]] = {}
     for path in sorted(folder.glob("*.csv")):
         if named := re.fullmatch(r"(\w+)-quickstart-seed(\d+)", path.stem):
-            with path.open(newline="") as file:
-                rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
-            found.setdefault(named[1], []).append((int(named[2]), rows))
+            found.setdefault(named[1], []).append((int(named[2]), read_rows(path)))
     if not found:
         raise ValueError(f"{folder} must have files like hammer-quickstart-seed0.csv, found none")
     return found

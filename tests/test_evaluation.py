@@ -55,6 +55,36 @@ def test_the_training_is_not_disturbed(model, sampler):
     np.testing.assert_array_equal(first.returns, again.returns)
 
 
+def test_the_training_environments_starts_go_on_where_they_were(model):
+    """Evaluated in the training's own environment, its later episodes must not begin from the evaluation's last seed."""
+    own = model.get_env().envs[0].unwrapped
+    before = own.np_random.bit_generator.state
+    evaluate(model, n_episodes=2)
+    assert own.np_random.bit_generator.state == before
+    registered = OGPO("FlowPolicy", "Pendulum-v1", **KWARGS)
+    wrappers = [wrapper.name for wrapper in registered.get_env().envs[0].spec.additional_wrappers]
+    evaluate(registered, n_episodes=1)
+    assert wrappers and [w.name for w in registered.get_env().envs[0].spec.additional_wrappers] == wrappers
+
+
+def test_a_broken_episode_leaves_nothing_behind(model):
+    closed = []
+
+    class Broken(Reach):
+        def step(self, action):
+            raise RuntimeError("the simulator broke")
+
+        def close(self):
+            closed.append(1)
+
+    model.policy.set_training_mode(True)
+    with pytest.raises(RuntimeError, match="simulator broke"):
+        evaluate(model, Broken, n_episodes=3)
+    assert len(closed) == 3 and model.policy.training
+    with pytest.raises(ValueError, match="n_envs must be at least 1, found 0"):
+        evaluate(model, Reach, n_envs=0)
+
+
 def test_the_first_episodes_are_those_of_a_shorter_evaluation(model):
     long, short = (evaluate(model, Reach, n_episodes=n) for n in (9, 4))
     for name in ("seeds", "returns", "lengths", "successes"):

@@ -304,6 +304,9 @@ def test_summaries_of_what_is_recorded(tmp_path, capsys):
     assert command.main(arguments) == 0
     assert (tmp_path / "new" / "summary.csv").read_text() == (tmp_path / "earlier.csv").read_text()
     assert (tmp_path / "new" / "gains_t.png").exists() and "1 finished, 1 unfinished" in capsys.readouterr().out
+    del rows[0]["dip"]  # a curve of its start alone
+    summary.write_csv(tmp_path / "earlier.csv", collect.COLUMNS, rows)
+    assert command.main([*arguments, "--no-figures"]) == 0 and "+0.60" in capsys.readouterr().out
     (tmp_path / "earlier.csv").write_text("task,seed\n")
     assert command.main(arguments) == 1 and "other columns" in capsys.readouterr().err
     (tmp_path / "earlier.csv").unlink()

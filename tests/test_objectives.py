@@ -160,6 +160,16 @@ def test_aspo_pulls_back_where_ppo_lets_go():
     assert log_ratio.grad.item() == 0.0
 
 
+def test_aspo_where_a_clip_schedule_has_come_to_its_end():
+    """With eps = 0 nothing pulls: the plain objective, finite, where the formula divides by zero."""
+    for eps in (0.0, th.tensor(0.0)):
+        log_ratio = th.tensor([-0.2, 0.0, 0.3], requires_grad=True)
+        loss = aspo_loss(log_ratio, th.tensor([-1.0]), eps)
+        loss.backward()
+        th.testing.assert_close(loss, log_ratio.exp().mean())
+        th.testing.assert_close(log_ratio.grad, log_ratio.exp().detach() / 3)
+
+
 def test_best_of_group_table():
     actions = th.arange(16.0).view(2, 4, 2)
     advantage = th.tensor([[0.0, 3.0, -1.0, 2.0], [-2.0, 0.0, -1.0, 0.0]])

@@ -233,7 +233,7 @@ def test_schedules(value, at_half):
     assert schedule_value(as_schedule(LinearSchedule(1.0, 0.0, 1.0), "x"), -0.2, 0) == 0.0
 
 
-@pytest.mark.parametrize("value", ["fast", "lin_x", -1.0, None, True, [1e-3]])
+@pytest.mark.parametrize("value", ["fast", "lin_x", "lin_-1", "lin_nan", -1.0, None, True, [1e-3]])
 def test_bad_schedules_are_named(value):
     with pytest.raises(ValueError, match="critic_learning_rate"):
         as_schedule(value, "critic_learning_rate")

@@ -53,6 +53,17 @@ def test_clip_bc_stops_at_the_threshold():
     assert model._n_bc_updates < 1000 and not model.pretraining_due
 
 
+def test_no_checkpoint_of_the_update_that_ends_cloning(tmp_path, monkeypatch):
+    """A run that goes on from the last checkpoint comes to the same end; it would not from one that lies at the end."""
+    monkeypatch.setattr(OGPO, "_bc_success", lambda self, *_: float(self._n_bc_updates >= 20))
+    model = cloned(bc_steps=40, clip_bc=0.4)
+    model.pretrain(progress_bar=False, eval_freq=10, checkpoint=tmp_path / "bc", checkpoint_freq=10)
+    again = OGPO.load_checkpoint(tmp_path / "bc", env=Reach(), device="cpu", demonstrations=reach_demonstrations())
+    assert (model._n_bc_updates, again._n_bc_updates) == (20, 10) and again.pretraining_due
+    again.pretrain(progress_bar=False, eval_freq=10)
+    assert again._n_bc_updates == 20 and th.equal(parameters(again.actor_ema), parameters(model.actor_ema))
+
+
 def test_learn_pretrains_once_and_explores_with_the_clone():
     """T5: before learning_starts the pre-trained behaviour policy acts, not the uniform distribution."""
     model = cloned(learning_starts=10_000)

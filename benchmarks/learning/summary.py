@@ -44,6 +44,7 @@ def print_table(rows: list[dict[str, Any]], records: list[Record], console: Cons
     for row in rows:
         mine = [r.row() for r in records if r.run["variant"] == row["variant"] and row["task"] in (r.run["task"], "all")]
         done = [r for r in mine if r.get("gain") is not None]
+        dips = [r["dip"] for r in done if r["dip"] is not None]  # a curve may have its start alone
         reached = sorted(r["steps_to_plus30"] for r in done if r["steps_to_plus30"] is not None)
         table.add_row(
             row["task"],
@@ -53,7 +54,7 @@ def print_table(rows: list[dict[str, Any]], records: list[Record], console: Cons
             "" if row["low"] != row["low"] else f"{row['low']:+.2f} to {row['high']:+.2f}",
             f"{_mean(done, 'bc_success'):.2f}",
             f"{_mean(done, 'final_success'):.2f}",
-            f"{min(r['dip'] for r in done):+.2f}",
+            f"{min(dips):+.2f}" if dips else "",
             f"{reached[len(reached) // 2]} ({len(reached)}/{len(done)})" if reached else f"(0/{len(done)})",
         )
     console.print(table)

@@ -239,10 +239,12 @@ class PretrainingMixin(BaseAlgorithm):
                 self.bc_history.append(entry)
                 shown = {"loss": f"{entry['loss']:.3f}"} | ({} if success is None else {"success": f"{success:.2f}"})
                 bar.set_postfix(shown, refresh=False)
-            if checkpoint is not None and self._n_bc_updates % checkpoint_freq == 0:
+            good_enough = evaluate_now and self.clip_bc is not None and success is not None and success >= self.clip_bc
+            # Not of the update that ends it: a run that goes on from there would train past its end.
+            if checkpoint is not None and self._n_bc_updates % checkpoint_freq == 0 and not good_enough:
                 self._bc_optimizer_state = optimizer.state_dict()
                 self.save_checkpoint(checkpoint)  # type: ignore[attr-defined]
-            if evaluate_now and self.clip_bc is not None and success is not None and success >= self.clip_bc:
+            if good_enough:
                 break
         bar.close()
         self._bc_optimizer_state = None

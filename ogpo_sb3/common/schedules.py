@@ -63,13 +63,15 @@ def as_schedule(value: float | str | Schedule, name: str) -> Schedule:
     :param value: a number, RL-Zoo's "lin_<number>", or a callable of remaining progress
     :param name: the argument's name, for the error
     :return: a callable of remaining progress
-    :raises ValueError: anything else, or a negative number
+    :raises ValueError: anything else, or a negative number, in "lin_<number>" too
     """
     if isinstance(value, str) and value.startswith("lin_"):
         try:
-            return LinearSchedule(float(value[4:]), 0.0, 1.0)
+            start = float(value[4:])
         except ValueError:
-            pass
+            start = -1.0
+        if start >= 0:
+            return LinearSchedule(start, 0.0, 1.0)
     elif callable(value):
         return value if isinstance(value, WarmupCosine | FloatSchedule) else FloatSchedule(value)
     elif isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:

@@ -1,5 +1,6 @@
 """Evaluation that means the same everywhere: fixed seeds, a stated sampler, the weights that are deployed."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,24 +126,31 @@ def evaluate(
         draws that also depend on how many episodes run side by side; "base": one ODE sample of the EMA actor with any
         algorithm
     :param progress_bar: show progress in episodes
-    :raises ValueError: unknown sampler, no episode, or an environment that does not fit the model
+    :raises ValueError: unknown sampler, no episode or environment, or an environment that does not fit the model
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {SAMPLERS}, found {sampler!r}")
     seeds = list(range(10_000, 10_000 + n_episodes)) if seeds is None else list(seeds)
     if not seeds:
         raise ValueError("evaluate() needs at least one episode, found none")
+    if n_envs < 1:
+        raise ValueError(f"n_envs must be at least 1, found {n_envs}")
     make, single = _maker(model, env)
     envs = [make() for _ in range(1 if single else min(n_envs, len(seeds)))]
     normaliser = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else model.get_vec_normalize_env()
     was_training = model.policy.training
     model.policy.set_training_mode(False)
     records: list[tuple[float, int, bool | None] | None] = [None] * len(seeds)
-    with drawing_from(seeds[0], model.device), progress(range(0), "evaluation", len(seeds), progress_bar) as bar:
-        _run(Deployed(model, sampler, normaliser), envs, seeds, records, bar)
-    model.policy.set_training_mode(was_training)
-    if not single:
-        for e in envs:
+    # A single environment may be the training's own, whose starts would otherwise go on from the last evaluation seed.
+    generator = vars(envs[0].unwrapped).get("_np_random") if single else None
+    try:
+        with drawing_from(seeds[0], model.device), progress(range(0), "evaluation", len(seeds), progress_bar) as bar:
+            _run(Deployed(model, sampler, normaliser), envs, seeds, records, bar)
+    finally:
+        model.policy.set_training_mode(was_training)
+        if generator is not None:
+            envs[0].unwrapped.np_random = generator
+        for e in () if single else envs:
             e.close()
     done = [record for record in records if record is not None]
     successes = [record[2] for record in done]
@@ -272,6 +280,7 @@ def _without_wrappers(spec: Any) -> Any:
     from ogpo_sb3.envs.chunking import ChunkActionWrapper
 
     names = ("Monitor", ChunkActionWrapper.__name__)
+    spec = copy.deepcopy(spec)  # the environment keeps its own
     spec.additional_wrappers = tuple(w for w in spec.additional_wrappers if w.name not in names)
     return spec
 

@@ -46,13 +46,15 @@ def aspo_loss(log_ratio: th.Tensor, advantage: th.Tensor, clip_range: float | th
 
     :param log_ratio: any shape, with gradient
     :param advantage: broadcastable to it, no gradient
-    :param clip_range: eps, above 0
+    :param clip_range: eps; where a schedule has come to 0 nothing is pulled back
     :return: scalar, the negative of the mean objective
     """
     advantage = advantage.detach().expand_as(log_ratio)
     ratio = log_ratio.exp()
     outside = (ratio - 1.0 - clip_range).clamp_min(0.0) + (1.0 - clip_range - ratio).clamp_min(0.0)
-    restored = ratio * advantage - advantage.abs() * outside.square() / (4.0 * clip_range)
+    eps = clip_range if isinstance(clip_range, th.Tensor) else ratio.new_full((), clip_range)
+    pull = th.where(eps > 0, outside.square() / (4.0 * eps.clamp_min(th.finfo(eps.dtype).tiny)), 0.0)
+    restored = ratio * advantage - advantage.abs() * pull
     clipped = th.min(ratio * advantage, ratio.clamp(1.0 - clip_range, 1.0 + clip_range) * advantage)  # type: ignore[arg-type]
     return -th.where(advantage < 0, restored, clipped).mean()
 

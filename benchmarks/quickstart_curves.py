@@ -10,11 +10,10 @@ seed with its evaluations' 95 % intervals; the dashed line is the cloned policy.
 import argparse
 import pathlib
 import re
+from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.evaluation.callback import read_rows
+from ogpo_sb3.evaluation.plots import grid, save
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 COLUMNS = 4
@@ -35,15 +34,14 @@ def curves(folder: pathlib.Path) -> dict[str, list[tuple[int, list[dict[str, flo
     return found
 
 
-def draw(found: dict[str, list[tuple[int, list[dict[str, float]]]]]) -> Figure:
+def draw(found: dict[str, list[tuple[int, list[dict[str, float]]]]]) -> Any:
     """
     :param found: see :func:`curves`
-    :return: the picture
+    :return: the picture, matplotlib's figure
     """
     rows = -(-len(found) // COLUMNS)
-    figure = Figure(figsize=(2.9 * COLUMNS, 2.4 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, COLUMNS, squeeze=False, sharey=True).flatten()
+    figure, axes = grid((2.9 * COLUMNS, 2.4 * rows), rows, COLUMNS, sharey=True)
+    axes = axes.flatten()
     for spare in axes[len(found) :]:
         spare.remove()
     for panel, (task, runs) in zip(axes, found.items(), strict=False):
@@ -72,8 +70,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/_static/quickstart_tasks.png"))
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(args.out) as file:
-        draw(curves(RESULTS)).savefig(file, format="png", dpi=100)
+    save(draw(curves(RESULTS)), args.out, dpi=100)
     print(f"Wrote {args.out}")
 
 

@@ -25,46 +25,45 @@ def differences(records: list[Record]) -> tuple[list[dict[str, Any]], float | No
     :return: rows by ``COLUMNS``, in the order of the runs; the spread of a single difference, None where no variant has two
         seeds (``reach`` is then None too)
     """
-    gains: dict[tuple[str, str], dict[int, list[float]]] = {}
-    clones: dict[tuple[str, str], dict[int, float]] = {}
     factors: dict[str, str] = {}
-    for record in records:
-        row = record.row()
+    runs: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}  # by task and variant, then by seed
+    for row in (record.row() for record in records):
         if row.get("gain") is not None:
-            key, seed = (row["task"], row["variant"]), row["seed"]
-            gains.setdefault(key, {}).setdefault(seed, []).append(row["gain"])
-            clones.setdefault(key, {})[seed] = row["bc_success"]
             factors.setdefault(row["variant"], row["factor"])
-    bases = {task: (runs, clones[task, variant]) for (task, variant), runs in gains.items() if factors[variant] == "base"}
-    found: dict[tuple[str, str], np.ndarray] = {}
-    same: dict[tuple[str, str], bool] = {}
-    for (task, variant), runs in gains.items():
-        of_base, its_clones = bases.get(task, ({}, {}))
-        seeds = sorted(runs.keys() & of_base.keys())
-        if seeds and factors[variant] != "base":
-            found[task, variant] = np.array([np.mean(runs[seed]) - np.mean(of_base[seed]) for seed in seeds])
-            same[task, variant] = all(clones[task, variant][seed] == its_clones[seed] for seed in seeds)
-    spread = _pooled_spread(list(found.values()))
+            runs.setdefault((row["task"], row["variant"]), {}).setdefault(row["seed"], []).append(row)
+    bases = {task: seeds for (task, variant), seeds in runs.items() if factors[variant] == "base"}
+    found: dict[str, dict[str, tuple[np.ndarray, bool]]] = {}  # by variant, then by task: its differences, and same_clone
+    for (task, variant), seeds in runs.items():
+        base = bases.get(task, {})
+        pairs = [(seeds[seed], base[seed]) for seed in sorted(seeds.keys() & base.keys())]
+        if pairs and factors[variant] != "base":
+            values = np.array([_gain(own) - _gain(others) for own, others in pairs])
+            same = all(own[-1]["bc_success"] == others[-1]["bc_success"] for own, others in pairs)
+            found.setdefault(variant, {})[task] = values, same
+    spread = _pooled_spread([values for tasks in found.values() for values, _ in tasks.values()])
     rows = []
-    for variant in dict.fromkeys(variant for _, variant in found):
-        mine = {task: values for (task, name), values in found.items() if name == variant}
-        parts = {task: [values] for task, values in mine.items()}
-        if len(mine) > 1:
-            parts["all"] = list(mine.values())
+    for variant, tasks in found.items():
+        parts = {task: [part] for task, part in tasks.items()}
+        if len(tasks) > 1:
+            parts["all"] = list(tasks.values())
         for task, part in parts.items():
-            variance = sum(1 / len(values) for values in part) / len(part) ** 2
+            counts = np.array([len(values) for values, _ in part])
             rows.append(
                 dict(
                     task=task,
                     variant=variant,
                     factor=factors[variant],
-                    runs=sum(len(values) for values in part),
-                    difference=float(np.mean([values.mean() for values in part])),
-                    reach=None if spread is None else 1.96 * spread * math.sqrt(variance),
-                    same_clone=all(same[name, variant] for name in (mine if task == "all" else [task])),
+                    runs=int(counts.sum()),
+                    difference=float(np.mean([values.mean() for values, _ in part])),
+                    reach=None if spread is None else 1.96 * spread * math.sqrt((1 / counts).sum()) / len(part),
+                    same_clone=all(same for _, same in part),
                 )
             )
     return rows, spread
+
+
+def _gain(rows: list[dict[str, Any]]) -> float:
+    return float(np.mean([row["gain"] for row in rows]))
 
 
 def _pooled_spread(groups: list[np.ndarray]) -> float | None:

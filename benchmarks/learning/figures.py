@@ -1,4 +1,4 @@
-"""Pictures of a study; matplotlib without pyplot, which would want a display."""
+"""Pictures of a study."""
 
 import math
 import pathlib
@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.evaluation.plots import grid, save
 
 from benchmarks.learning.collect import Record, on_grid
 from benchmarks.learning.curves import bootstrap
@@ -33,8 +32,7 @@ def draw(records: list[Record], out: pathlib.Path) -> list[pathlib.Path]:
                 continue
             picture.suptitle(f"{task}: {told}")
             path = out / f"{name}_{task}.png"
-            with atomic_write(path) as file:
-                picture.savefig(file, format="png", dpi=110)
+            save(picture, path)
             written.append(path)
     return written
 
@@ -42,9 +40,8 @@ def draw(records: list[Record], out: pathlib.Path) -> list[pathlib.Path]:
 def _panels(names: list[str]) -> tuple[Figure, dict[str, Any]]:
     columns = min(COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(4.4 * columns, 3.2 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    figure, axes = grid((4.4 * columns, 3.2 * rows + 0.4), rows, columns)
+    axes = axes.flatten()
     for spare in axes[len(names) :]:
         spare.remove()
     return figure, dict(zip(names, axes, strict=False))
@@ -67,9 +64,7 @@ def _gains(records: list[Record]) -> Figure | None:
     colours = {
         factor: "black" if factor == "base" else f"C{i % 10}" for i, factor in enumerate(dict.fromkeys(f for f, *_ in lines))
     }
-    figure = Figure(figsize=(7.5, 1.4 + 0.22 * len(lines)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, [[axes]] = grid((7.5, 1.4 + 0.22 * len(lines)), 1, 1)
     axes.axvline(0, color="gray", linestyle="--", linewidth=1)
     for y, (factor, _, runs) in enumerate(lines):
         gains = [100 * run.row()["gain"] for run in runs]
@@ -99,12 +94,9 @@ def draw_differences(rows: list[dict[str, Any]], spread: float | None, out: path
     :param out: folder
     :return: the file written
     """
-    tasks = sorted({row["task"] for row in rows} - {"all"})
-    columns = [*tasks, *(["all"] if any(row["task"] == "all" for row in rows) else [])]
+    columns = sorted({row["task"] for row in rows}, key=lambda task: (task == "all", task))
     variants = list(dict.fromkeys(row["variant"] for row in sorted(rows, key=lambda row: (row["factor"], row["variant"]))))
-    figure = Figure(figsize=(3.2 + 1.25 * len(columns), 1.6 + 0.24 * len(variants)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, [[axes]] = grid((3.2 + 1.25 * len(columns), 1.6 + 0.24 * len(variants)), 1, 1)
     values = np.full((len(variants), len(columns)), np.nan)
     for row in rows:
         at = variants.index(row["variant"]), columns.index(row["task"])
@@ -120,8 +112,7 @@ def draw_differences(rows: list[dict[str, Any]], spread: float | None, out: path
     reach = "" if spread is None else f"\nbold: beyond the 95 % reach of chance, {196 * spread:.0f} points for a single run"
     axes.set_xlabel(f"points of success against the base (runs, where several); ° from another clone{reach}", fontsize=8)
     path = out / "differences.png"
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    save(figure, path)
     return path
 
 

@@ -67,11 +67,10 @@ def as_schedule(value: float | str | Schedule, name: str) -> Schedule:
     """
     if isinstance(value, str) and value.startswith("lin_"):
         try:
-            start = float(value[4:])
+            if (start := float(value[4:])) >= 0:
+                return LinearSchedule(start, 0.0, 1.0)
         except ValueError:
-            start = -1.0
-        if start >= 0:
-            return LinearSchedule(start, 0.0, 1.0)
+            pass
     elif callable(value):
         return value if isinstance(value, WarmupCosine | FloatSchedule) else FloatSchedule(value)
     elif isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:

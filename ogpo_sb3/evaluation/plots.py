@@ -105,13 +105,14 @@ def _figure(size: tuple[float, float], panels: int) -> tuple[Any, Any]:
     return figure, axes[0]
 
 
-def grid(size: tuple[float, float], rows: int, columns: int) -> tuple[Any, Any]:
+def grid(size: tuple[float, float], rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
     """
     A figure without a display.
 
     :param size: inches
     :param rows: of panels
     :param columns: of panels
+    :param options: of matplotlib's ``subplots``, ``sharey`` for instance
     :return: matplotlib's figure, and its axes as an array (rows, columns)
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -119,7 +120,7 @@ def grid(size: tuple[float, float], rows: int, columns: int) -> tuple[Any, Any]:
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def save(figure: Any, path: str | os.PathLike[str], dpi: int = 110) -> None:

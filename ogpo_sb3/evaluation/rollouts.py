@@ -1,9 +1,8 @@
 """Evaluation that means the same everywhere: fixed seeds, a stated sampler, the weights that are deployed."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -150,8 +149,9 @@ def evaluate(
         model.policy.set_training_mode(was_training)
         if generator is not None:
             envs[0].unwrapped.np_random = generator
-        for e in () if single else envs:
-            e.close()
+        if not single:
+            for e in envs:
+                e.close()
     done = [record for record in records if record is not None]
     successes = [record[2] for record in done]
     return EvaluationResult(
@@ -280,9 +280,7 @@ def _without_wrappers(spec: Any) -> Any:
     from ogpo_sb3.envs.chunking import ChunkActionWrapper
 
     names = ("Monitor", ChunkActionWrapper.__name__)
-    spec = copy.deepcopy(spec)  # the environment keeps its own
-    spec.additional_wrappers = tuple(w for w in spec.additional_wrappers if w.name not in names)
-    return spec
+    return replace(spec, additional_wrappers=tuple(w for w in spec.additional_wrappers if w.name not in names))
 
 
 def _check_space(env: gym.Env, model: Any) -> None:

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
+from ogpo_sb3.common.names import check_known
 from ogpo_sb3.common.schedules import WarmupCosine
 from ogpo_sb3.envs.registry import TASKS
 
@@ -39,9 +40,11 @@ def laptop(env_id: str) -> dict[str, Any]:
     policy gradient (docs/guide/what_matters.md). Values are of the order of 1, with a discount that reaches from an episode's
     end to its beginning, or a dense reward.
 
-    :param env_id: registered task
+    :param env_id: a task of the package; any other environment has the values that most of them have
     :return: keyword arguments of :class:`ogpo_sb3.OGPOCA`, pre-training included
+    :raises ValueError: a name "ogpo/..." that is no task
     """
+    _check_task(env_id)
     settings: dict[str, Any] = dict(
         chunk_size=2,
         gamma=0.99,
@@ -69,12 +72,19 @@ def laptop(env_id: str) -> dict[str, Any]:
     return {**settings, **special}
 
 
+def _check_task(env_id: str) -> None:
+    if env_id.startswith("ogpo/"):
+        check_known("task", env_id, TASKS)
+
+
 def laptop_steps(env_id: str) -> int:
     """
     Environment steps of the quickstart, those before the first update included.
 
-    :param env_id: registered task
+    :param env_id: as of :func:`laptop`
+    :raises ValueError: as :func:`laptop`
     """
+    _check_task(env_id)
     return _LAPTOP_STEPS.get(env_id, 25_000)
 
 
@@ -83,9 +93,11 @@ def laptop_sampler(env_id: str) -> str:
     How the quickstart's policy is watched: by one ODE sample per decision, or on Push-T, whose policy does not move, by the
     best of N, which its critics choose.
 
-    :param env_id: registered task
+    :param env_id: as of :func:`laptop`
     :return: ``sampler`` of :func:`ogpo_sb3.evaluate`
+    :raises ValueError: as :func:`laptop`
     """
+    _check_task(env_id)
     return "behaviour" if _LAPTOP.get(env_id, {}).get("utd_actor") == 0.0 else "ode"
 
 
@@ -174,9 +186,11 @@ def laptop_env(env_id: str) -> dict[str, Any]:
     Relocate have the engine's dense rewards. Those of Hammer and Pen pay 10 to 25 points per step for a state just short of
     success, which ends the episode; they are scaled down until success is worth more than to stay there for ever.
 
-    :param env_id: registered task
-    :return: keyword arguments of ``gymnasium.make``
+    :param env_id: as of :func:`laptop`
+    :return: keyword arguments of ``gymnasium.make``; none where a task's own reward serves
+    :raises ValueError: as :func:`laptop`
     """
+    _check_task(env_id)
     return dict(_REWARDS.get(env_id, {}))
 
 

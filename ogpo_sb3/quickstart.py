@@ -63,6 +63,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("steps", "episodes", "eval_episodes", "curve_episodes", "eval_freq", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, found {getattr(args, name)}")
+    if args.seed < 0:
+        parser.error(f"--seed must be at least 0, found {args.seed}")
     return args
 
 

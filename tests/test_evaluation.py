@@ -4,9 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from ogpo_sb3 import OGPO, EvaluateCallback, evaluate
+from ogpo_sb3 import OGPO, ChunkActionWrapper, EvaluateCallback, evaluate
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
-from ogpo_sb3.evaluation.callback import read_rows
+from ogpo_sb3.evaluation.callback import append_row, read_rows
 from ogpo_sb3.evaluation.plots import plot_learning_curve
 from ogpo_sb3.evaluation.rollouts import EvaluationResult
 from ogpo_sb3.evaluation.video import record_episode, write_side_by_side
@@ -123,8 +123,50 @@ def test_bad_arguments_are_named(model):
         evaluate(model, Reach, n_episodes=0)
     with pytest.raises(ValueError, match="action space"):
         evaluate(model, gym.make("Pendulum-v1"), n_episodes=1)
-    with pytest.raises(ValueError, match="eval_freq"):
-        EvaluateCallback(0)
+    for arguments, named in (
+        (dict(eval_freq=0), "eval_freq must be at least 1 environment step, found 0"),
+        (dict(eval_freq=10, n_episodes=0), "n_episodes must be at least 1, found 0"),
+        (dict(eval_freq=10, sampler="mode"), "sampler must be one of .*, found 'mode'"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            EvaluateCallback(**arguments)
+
+
+def test_environments_that_do_not_suit_are_named_and_closed(model):
+    closed = []
+
+    class Wide(Reach):
+        def __init__(self):
+            super().__init__()
+            self.action_space = gym.spaces.Box(-1, 1, (3,), dtype=np.float32)
+
+        def close(self):
+            closed.append(self)
+
+    for source in (Wide, lambda: ChunkActionWrapper(Wide(), 2), lambda: ChunkActionWrapper(Wide(), 4)):
+        with pytest.raises(ValueError, match=r"the environment's action space is .*, wanted"):
+            evaluate(model, source, n_episodes=2)
+    assert len(closed) == 3
+    same = Reach()
+    with pytest.raises(ValueError, match="makes a new environment at each call, found one twice"):
+        evaluate(model, lambda: same, n_episodes=2)
+    evaluate(model, lambda: same, n_episodes=2, n_envs=1)
+
+
+def test_a_row_cut_short_is_replaced_and_an_empty_file_gets_its_header(tmp_path):
+    """As a process that was killed while it wrote leaves them."""
+    result = EvaluationResult(np.array([1]), np.array([2.0]), np.array([3]), np.array([True]))
+    path = tmp_path / "new" / "curve.csv"
+    for steps in (0, 10):
+        append_row(path, steps, result)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"20,0.7,0.")
+    append_row(path, 20, result)
+    assert path.read_bytes().startswith(whole) and [row["timesteps"] for row in read_rows(path)] == [0, 10, 20]
+    assert all(row["success_rate"] == 1.0 and row["mean_length"] == 3.0 for row in read_rows(path))
+    path.write_bytes(b"")
+    append_row(path, 5, result)
+    assert [row["timesteps"] for row in read_rows(path)] == [5] and len(list(path.parent.iterdir())) == 1
 
 
 def test_callback_writes_rows_as_they_come_and_a_continued_run_adds_no_double(model, tmp_path):

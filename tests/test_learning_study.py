@@ -307,6 +307,8 @@ def test_summaries_of_what_is_recorded(tmp_path, capsys):
     del rows[0]["dip"]  # a curve of its start alone
     summary.write_csv(tmp_path / "earlier.csv", collect.COLUMNS, rows)
     assert command.main([*arguments, "--no-figures"]) == 0 and "+0.60" in capsys.readouterr().out
+    assert command.main([*arguments, "--tasks", "u"]) == 1
+    assert "unknown task among these runs 'u': wanted one of t" in capsys.readouterr().err
     (tmp_path / "earlier.csv").write_text("task,seed\n")
     assert command.main(arguments) == 1 and "other columns" in capsys.readouterr().err
     (tmp_path / "earlier.csv").unlink()
@@ -367,6 +369,26 @@ def test_a_study_skips_what_is_finished_and_names_what_failed(tmp_path, monkeypa
     assert command.main(arguments) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "something broke" in out and "0.25 -> 0.50" in out and "2 of 3 runs finished" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "names", "sentence"),
+    [
+        ("--tasks", ["smoke", "pushed"], "unknown task of plan 'smoke' 'pushed': wanted one of smoke"),
+        ("--factors", ["bc_coeff"], "unknown factor of plan 'smoke' 'bc_coeff': did you mean bc_coef"),
+        ("--variants", ["base", "bc_coef=0.2"], "unknown variant of plan 'smoke' 'bc_coef=0.2': did you mean bc_coef="),
+    ],
+)
+def test_a_name_beside_right_ones_is_not_ignored(option, names, sentence, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["study", "--plan", "smoke", option, *names, "--dry-run", "--out", str(tmp_path)])
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_seed_given_twice_is_one_run(tmp_path, capsys):
+    arguments = ["study", "--plan", "smoke", "--variants", "base", "--dry-run", "--out", str(tmp_path)]
+    assert command.main([*arguments, "--seeds", "1", "0", "1"]) == 0
+    assert [line.split("--seed ")[1][0] for line in capsys.readouterr().out.splitlines()] == ["1", "0"]
 
 
 def test_an_interrupted_study_leaves_no_children(tmp_path, monkeypatch):

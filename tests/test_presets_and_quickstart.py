@@ -32,6 +32,13 @@ def test_a_policy_that_stays_is_watched_as_its_critics_choose():
     assert still == {task for task in TASKS if presets.laptop_sampler(task) == "behaviour"} == {"ogpo/PushT-v0"}
 
 
+def test_a_task_of_the_package_that_there_is_not_is_named():
+    for function in (presets.laptop, presets.laptop_env, presets.laptop_steps, presets.laptop_sampler):
+        with pytest.raises(ValueError, match="unknown task 'ogpo/AdroitHamer-v0': did you mean ogpo/AdroitHammer-v0"):
+            function("ogpo/AdroitHamer-v0")
+        function("Pendulum-v1")  # anyone's own: the values that most tasks have
+
+
 def test_paper_values():
     square, relocate = presets.paper("ogpo/RobomimicSquare-v0"), presets.paper("ogpo/AdroitRelocate-v0")
     assert (square["gamma"], square["chunk_size"], square["clip_bc"], square["actor_tau"]) == (0.99, 4, 0.45, 0.005)
@@ -95,7 +102,11 @@ def test_quickstart_runs_whole_and_goes_on(tmp_path, monkeypatch, capsys):
 
 
 def test_quickstart_refuses_what_it_cannot_do(tmp_path, capsys):
-    for arguments, named in ((["--env", "ogpo/Nothing-v0"], "ogpo/Nothing-v0"), (["--steps", "0"], "--steps")):
+    for arguments, named in (
+        (["--env", "ogpo/Nothing-v0"], "ogpo/Nothing-v0"),
+        (["--steps", "0"], "--steps"),
+        (["--seed", "-1"], "--seed"),
+    ):
         with pytest.raises(SystemExit):
             quickstart.parse(arguments)
         assert named in capsys.readouterr().err

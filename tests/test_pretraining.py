@@ -147,6 +147,32 @@ def test_offline_ratio_is_the_share_of_demonstration_windows(ratio, expected):
         assert (batch.observations[:, 1] == 2.0).sum().item() == expected
 
 
+def test_demonstrations_are_read_where_the_environment_comes_after_loading(tmp_path):
+    """load without an environment, set_env, learn: the model knows the file it draws windows from."""
+    path = reach_demonstrations().save(tmp_path / "data.npz")
+    kwargs = {**KWARGS, "offline_ratio": 0.5, "learning_starts": 20, "batch_size": 8}
+    OGPO("FlowPolicy", Reach(), demonstrations=str(path), **kwargs).learn(30).save(tmp_path / "model")
+    loaded = OGPO.load(tmp_path / "model", device="cpu")
+    assert loaded.demonstration_buffer is None
+    loaded.set_env(Reach())
+    buffer, updates = loaded.demonstration_buffer, loaded._n_updates
+    loaded.learn(30, reset_num_timesteps=False)
+    assert buffer is not None and loaded._n_updates > updates
+    loaded.set_env(Reach())
+    assert loaded.demonstration_buffer is buffer, "read once"
+
+
+@pytest.mark.parametrize("name", ["eval_freq", "n_eval_episodes", "checkpoint_freq"])
+def test_cloning_refuses_numbers_that_count_nothing(name):
+    model = cloned()
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, found 0"):
+        model.pretrain(progress_bar=False, **{name: 0})
+    with pytest.raises(ValueError, match=r"steps must be a whole number, found 2.5"):
+        model.pretrain(2.5, progress_bar=False)
+    assert model._n_bc_updates == 0
+    assert model.pretrain(4e0, eval_freq=2.0, n_eval_episodes=2, progress_bar=False)._n_bc_updates == 4
+
+
 @pytest.mark.parametrize(("ratio", "before", "after"), [(0.0, None, 0), (0.25, 8, 2), (1.0, 8, 8)])
 def test_bc_offline_ratio_is_the_share_of_demonstrations_among_what_is_cloned(ratio, before, after):
     """Counted by an impossible goal; before there are successes they are all there is. Data without rewards will do."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import SAC
 
-from ogpo_sb3 import OGPO, evaluate, record_video
+from ogpo_sb3 import OGPO, ChunkActionWrapper, evaluate, record_video
 from ogpo_sb3.envs import headless
 from ogpo_sb3.evaluation.video import Clip, record, write_grid
 from tests.toys import Reach
@@ -141,6 +141,7 @@ def test_clips_give_back_their_frames():
         ({"n_episodes": 0}, "needs a model and an episode, found 1 models and 0 episodes"),
         ({"every": 0}, "every must be at least 1, found 0"),
         ({"env": Reach}, "render_mode"),
+        ({"env": lambda: ChunkActionWrapper(Drawn(), 2)}, "should be one without ChunkActionWrapper, found chunks of 2"),
         ({"path": "out.avi"}, r"out\.avi: videos are written as \.mp4 or \.gif"),
     ],
 )

@@ -6,6 +6,7 @@ import pathlib
 import shlex
 import sys
 
+from ogpo_sb3.common.names import check_known
 from ogpo_sb3.compare.engines import LocalEngine
 from ogpo_sb3.compare.scheduling import Job, success_line, terminable, work
 from rich.console import Console
@@ -21,14 +22,20 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
     All runs of the command line, the seeds of a variant side by side.
 
     :param args: parsed
+    :raises ValueError: a plan, task, factor or variant that there is not
     """
     found = []
-    for run in plans.runs(args.plan):
+    planned = plans.runs(args.plan)
+    for name in ("task", "factor", "variant"):
+        held = list(dict.fromkeys(getattr(run, name) for run in planned))
+        for given in getattr(args, f"{name}s") or []:
+            check_known(f"{name} of plan {args.plan!r}", given, held)
+    for run in planned:
         wanted = (args.tasks or [run.task], run.task), (args.variants or [run.variant], run.variant)
         factor = args.factors or [run.factor]
         if any(value not in allowed for allowed, value in wanted) or run.factor not in [*factor, "base"]:
             continue
-        for seed in args.seeds:
+        for seed in dict.fromkeys(args.seeds):
             steps = args.steps or plans.TASKS[run.task]["steps"]
             command = [sys.executable, "-m", "benchmarks.learning", "run", "--task", run.task, "--variant", run.variant]
             command += ["--seed", str(seed), "--steps", str(steps), "--out", str(args.out), "--threads", "1"]

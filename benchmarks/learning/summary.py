@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.common.names import check_known
 from rich.console import Console
 from rich.table import Table
 
@@ -84,6 +85,8 @@ def main(argv: list[str]) -> int:
     args = p.parse_args(argv)
     try:
         found = [*recorded(args.recorded), *collect(args.out, may_be_empty=bool(args.recorded))]
+        for name in args.tasks or []:
+            check_known("task among these runs", name, {r.run["task"] for r in found})
         records = [r for r in found if not args.tasks or r.run["task"] in args.tasks]
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_act
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from ogpo_sb3.common.counts import whole
 from ogpo_sb3.common.features import (
     BoundedPolicy,
     ChunkCritic,
@@ -133,13 +134,15 @@ class GCPPolicy(BoundedPolicy):
         self.net_arch = [512, 512, 512, 512] if net_arch is None else net_arch
         self.critic_net_arch = critic_net_arch
         self.activation_fn = activation_fn
-        self.n_critics = n_critics
+        self.n_critics = whole("n_critics", n_critics)
         self.critic_layer_norm = critic_layer_norm
         self.critic_head, self.critic_head_kwargs = critic_head, critic_head_kwargs
         self.normalize_observations = normalize_observations
         self.actor_keys, self.critic_keys = actor_keys, critic_keys
         self.best_of_n, self.subsample_bon = best_of_n, subsample_bon
         self.slow_actor = slow_actor
+        if "denoising_steps" in gcp_kwargs:
+            gcp_kwargs["denoising_steps"] = whole("denoising_steps", gcp_kwargs["denoising_steps"])
         self.gcp_kwargs = gcp_kwargs
         for name, value in own.items():
             setattr(self, name, value)

@@ -27,6 +27,7 @@ from ogpo_sb3.common.options import (
     check_pretraining,
     check_shared,
     check_targets,
+    make_whole,
 )
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.policies import FAMILIES, GCPPolicy, by_name
@@ -106,6 +107,17 @@ class GCPOffPolicyAlgorithm(
     policy_base: ClassVar[type[GCPPolicy]] = GCPPolicy
     # Attributes that the policy needs to act, and keeps when it is saved alone.
     policy_settings: ClassVar[tuple[str, ...]] = ()
+    # Arguments that count something, and may be written 4e4
+    counts: ClassVar[tuple[str, ...]] = (
+        "buffer_size",
+        "learning_starts",
+        "critic_warmup_updates",
+        "critic_pretrain_updates",
+        "batch_size",
+        "actor_batch_size",
+        "gradient_steps",
+        "bc_steps",
+    )
     policy: GCPPolicy
     actor: GCPActor
     replay_buffer: ChunkReplayBuffer
@@ -260,6 +272,12 @@ class GCPOffPolicyAlgorithm(
         if _init_setup_model:
             self._setup_model()
             rate = self.critic_updates_per_step
+            if rate == 0 and self.utd_actor > 0:
+                warnings.warn(
+                    f"{'gradient_steps' if utd_critic is None else 'utd_critic'}=0 makes no critic updates, and actor updates "
+                    f"follow those: nothing will be trained; pass utd_actor=0, found {self.utd_actor:g}, to collect only",
+                    stacklevel=3,
+                )
             if gradient_steps is None and utd_critic is None and rate and rate < self.utd_actor:
                 warnings.warn(
                     f"gradient_steps=1 makes {rate:.3g} critic updates per environment step, n_envs={self.n_envs}, "
@@ -270,7 +288,7 @@ class GCPOffPolicyAlgorithm(
     # -- construction ---------------------------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
-        self.buffer_size = int(self.buffer_size)
+        make_whole(self, self.counts)
         if self.replay_buffer_class is None:
             self.replay_buffer_class = ChunkReplayBuffer
         self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "chunk_size": self.chunk_size, "gamma": self.gamma}
@@ -287,6 +305,17 @@ class GCPOffPolicyAlgorithm(
         super().__setattr__(name, value)
         if name in self.policy_settings and "policy" in vars(self):
             setattr(self.policy, name, value)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        As SB3's; the demonstrations that updates draw from are read for it where a model was loaded without an environment.
+
+        :param env: chunked as the model is
+        :param force_reset: reset it before training goes on
+        """
+        super().set_env(env, force_reset)
+        if self.demonstration_buffer is None:
+            self._setup_pretraining()
 
     def _create_aliases(self) -> None:
         self.actor, self.actor_ema, self.actor_slow = self.policy.actor, self.policy.actor_ema, self.policy.actor_slow

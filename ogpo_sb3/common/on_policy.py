@@ -20,7 +20,7 @@ from ogpo_sb3.common.counting import ChunkedMixin
 from ogpo_sb3.common.errors import TrainingDivergedError, is_finite
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.optimization import check_step, guarded_step, set_rate
-from ogpo_sb3.common.options import check_at_least, check_policy, check_pretraining, check_shared
+from ogpo_sb3.common.options import check_at_least, check_policy, check_pretraining, check_shared, make_whole
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, RewardScaling
 from ogpo_sb3.common.saving import ModelSavingMixin
@@ -40,6 +40,8 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
 
     # Arguments of the policy that are the algorithm's own: not taken over from a BC checkpoint.
     own_policy_kwargs: ClassVar[tuple[str, ...]] = ()
+    # Arguments that count something, and may be written 4e4
+    counts: ClassVar[tuple[str, ...]] = ("n_steps", "batch_size", "n_epochs", "bc_batch_size", "bc_steps", "finetuned_steps")
     policy: ActorValuePolicy  # type: ignore[assignment]
     actor: GCPActor
     critic: ChunkValue
@@ -148,6 +150,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
     # -- construction ---------------------------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
+        make_whole(self, self.counts)
         if self.rollout_buffer_class is None:
             self.rollout_buffer_class = ChunkRolloutBuffer
         super()._setup_model()

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ogpo_sb3.common.counts import whole
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
 
@@ -54,6 +55,16 @@ def check_at_least(**limits: tuple[float, int]) -> None:
     for name, (value, least) in limits.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, found {value}")
+
+
+def make_whole(model: Any, names: Iterable[str]) -> None:
+    """
+    :param model: an algorithm whose arguments have been stored
+    :param names: of those that are counts
+    :raises ValueError: one that is a fraction
+    """
+    for name in names:
+        setattr(model, name, whole(name, getattr(model, name)))
 
 
 def check_pretraining(

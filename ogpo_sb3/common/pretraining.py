@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
+from ogpo_sb3.common.counts import whole
 from ogpo_sb3.common.optimization import check_step, guarded_step, polyak, prepare_optimizer, set_rate
 from ogpo_sb3.common.options import draws_demonstrations
 from ogpo_sb3.common.policies import GCPPolicy
@@ -197,18 +198,22 @@ class PretrainingMixin(BaseAlgorithm):
         :param progress_bar: show rate and remaining time
         :param checkpoint: write a full checkpoint there every ``checkpoint_freq`` updates
         :param checkpoint_freq: see ``checkpoint``
-        :raises ValueError: there are no demonstrations
+        :raises ValueError: there are no demonstrations, or a number that counts nothing
         """
         if self._demonstration_set is None and getattr(self, "demonstrations", None) is not None and self.env is not None:
             self._demonstration_set = self._load_demonstrations()
         demos = self._demonstration_set
         if demos is None:
             raise ValueError("pretrain() needs demonstrations (and an environment), found None: pass demonstrations=...")
-        steps = self.bc_steps if steps is None else steps
+        steps = whole("steps", self.bc_steps if steps is None else steps)
         if steps < 1:
             raise ValueError(f"pretrain() needs at least one update, found steps={steps} (bc_steps={self.bc_steps})")
+        eval_freq, checkpoint_freq = whole("eval_freq", eval_freq), whole("checkpoint_freq", checkpoint_freq)
         if eval_freq is None:
             eval_freq = max(1, steps // 20) if self.clip_bc is not None else steps + 1
+        for name, value in dict(eval_freq=eval_freq, n_eval_episodes=n_eval_episodes, checkpoint_freq=checkpoint_freq).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}")
         windows = self._windows(demos)
         if self._n_bc_updates == 0:
             self._warn_of_moving_observations()

@@ -84,6 +84,7 @@ class DPPO(GCPOnPolicyAlgorithm):
 
     # The method's own family comes first.
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(sorted(POLICIES, key=lambda policy: policy.__name__))
+    counts: ClassVar[tuple[str, ...]] = (*GCPOnPolicyAlgorithm.counts, "critic_warmup_rollouts")
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = NoisePolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("action_magnitude",)
+    counts: ClassVar[tuple[str, ...]] = (*GCPOffPolicyAlgorithm.counts, "distillation_steps")
     policy: NoisePolicy
 
     def __init__(

@@ -1,13 +1,15 @@
 """Evaluation during training, counted in environment steps."""
 
 import csv
+import io
 import os
 import pathlib
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from ogpo_sb3.evaluation.rollouts import EvaluationResult, evaluate
+from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.evaluation.rollouts import EvaluationResult, check_sampler, evaluate
 
 _FIELDS = ("timesteps", "success_rate", "success_low", "success_high", "mean_return", "mean_length")
 
@@ -24,6 +26,7 @@ class EvaluateCallback(BaseCallback):
     :param csv_path: file to append to; None for none
     :param sampler: as in :func:`ogpo_sb3.evaluate`
     :param verbose: 1 prints a line per evaluation
+    :raises ValueError: a frequency or a number of episodes below 1, or an unknown sampler
     """
 
     def __init__(
@@ -38,6 +41,9 @@ class EvaluateCallback(BaseCallback):
         super().__init__(verbose)
         if eval_freq < 1:
             raise ValueError(f"eval_freq must be at least 1 environment step, found {eval_freq}")
+        if n_episodes < 1:
+            raise ValueError(f"n_episodes must be at least 1, found {n_episodes}")
+        check_sampler(sampler)
         self.eval_freq, self.n_episodes, self.eval_env, self.sampler = int(eval_freq), n_episodes, env, sampler
         self.csv_path = None if csv_path is None else pathlib.Path(csv_path)
         self._next = 0
@@ -75,19 +81,24 @@ class EvaluateCallback(BaseCallback):
 
 def append_row(path: pathlib.Path, timesteps: int, result: EvaluationResult) -> None:
     """
+    The file is replaced as a whole, so that a process killed in between leaves no half row.
+
     :param path: CSV file; header and folder are made
     :param timesteps: environment steps done
     :param result: evaluation to append
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
     low, high = result.success_interval or ("", "")
     rate: Any = "" if result.success_rate is None else result.success_rate
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(_FIELDS)
-        writer.writerow([timesteps, rate, low, high, result.mean_return, float(result.lengths.mean())])
+    content = io.StringIO(newline="")
+    if path.exists():
+        with path.open(newline="") as file:
+            content.writelines(line for line in file if line.endswith("\n"))  # the last may be half of one
+    writer = csv.writer(content)
+    if content.tell() == 0:
+        writer.writerow(_FIELDS)
+    writer.writerow([timesteps, rate, low, high, result.mean_return, float(result.lengths.mean())])
+    with atomic_write(path) as target:
+        target.write(content.getvalue().encode())
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, float]]:

@@ -101,6 +101,15 @@ class EvaluationResult:
         return cls(**{name: None if value is None else np.array(value) for name, value in content.items()})  # type: ignore[arg-type]
 
 
+def check_sampler(sampler: str) -> None:
+    """
+    :param sampler: see :func:`evaluate`
+    :raises ValueError: there is none of this name
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {SAMPLERS}, found {sampler!r}")
+
+
 def evaluate(
     model: Any,
     env: gym.Env | VecEnv | str | Callable[[], gym.Env] | None = None,
@@ -127,15 +136,15 @@ def evaluate(
     :param progress_bar: show progress in episodes
     :raises ValueError: unknown sampler, no episode or environment, or an environment that does not fit the model
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {SAMPLERS}, found {sampler!r}")
+    check_sampler(sampler)
     seeds = list(range(10_000, 10_000 + n_episodes)) if seeds is None else list(seeds)
     if not seeds:
         raise ValueError("evaluate() needs at least one episode, found none")
     if n_envs < 1:
         raise ValueError(f"n_envs must be at least 1, found {n_envs}")
     make, single = _maker(model, env)
-    envs = [make() for _ in range(1 if single else min(n_envs, len(seeds)))]
+    envs = [make()] if single else _make_all(make, min(n_envs, len(seeds)), model)
+    _check_space(envs[0], model)
     normaliser = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else model.get_vec_normalize_env()
     was_training = model.policy.training
     model.policy.set_training_mode(False)
@@ -270,9 +279,28 @@ def _maker(model: Any, env: Any) -> tuple[Callable[[], gym.Env], bool]:
         return lambda: chunk_like(gym.make(env_id), chunk_size), False
     if isinstance(env, gym.Env):
         single = chunk_like(env, chunk_size)
-        _check_space(single, model)
         return lambda: single, True
     return lambda: chunk_like(env(), chunk_size), False
+
+
+def _make_all(make: Callable[[], gym.Env], n: int, model: Any) -> list[gym.Env]:
+    """
+    Environments to run side by side, closed again where one does not suit.
+
+    :raises ValueError: an action space that is not the model's, or one environment given twice
+    """
+    envs: list[gym.Env] = []
+    try:
+        while len(envs) < n:
+            envs.append(make())
+            _check_space(envs[-1], model)
+            if any(envs[-1].unwrapped is other.unwrapped for other in envs[:-1]):
+                raise ValueError("env should be a function that makes a new environment at each call, found one twice")
+    except BaseException:
+        for env in envs:
+            env.close()
+        raise
+    return envs
 
 
 def _without_wrappers(spec: Any) -> Any:

@@ -15,7 +15,7 @@ import torch as th
 from ogpo_sb3.common.files import atomic_path
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.randomness import drawing_from
-from ogpo_sb3.envs.chunking import chunk_size_of
+from ogpo_sb3.envs.chunking import ChunkBox, chunk_size_of
 from ogpo_sb3.evaluation.rollouts import Deployed
 
 # Pixels of white above each picture, for its title.
@@ -229,6 +229,9 @@ def _roll_out(
     model: Any, env: gym.Env, seed: int, frames: Any, every: int, max_steps: int | None, size: int | None, sampler: str = "ode"
 ) -> bool:
     """Append an episode's frames; whether it succeeded."""
+    if isinstance(env.action_space, ChunkBox):
+        found = env.action_space.chunk_size
+        raise ValueError(f"a video shows single steps: env should be one without ChunkActionWrapper, found chunks of {found}")
     chunk_size = chunk_size_of(model.action_space)
     act, generator = Deployed(model, sampler, model.get_vec_normalize_env()), th.Generator().manual_seed(seed)
     obs, info = env.reset(seed=seed)

@@ -46,6 +46,7 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = EditPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n", "edit_scale")
+    counts: ClassVar[tuple[str, ...]] = (*GCPOffPolicyAlgorithm.counts, "best_of_n")
     policy: EditPolicy
 
     def __init__(

@@ -41,6 +41,7 @@ class FQL(OneStepMixin, GCPOffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = OneStepPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
+    counts: ClassVar[tuple[str, ...]] = (*GCPOffPolicyAlgorithm.counts, "best_of_n")
     policy: OneStepPolicy
 
     def __init__(

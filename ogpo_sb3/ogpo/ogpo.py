@@ -105,6 +105,14 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
     """
 
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
+    counts: ClassVar[tuple[str, ...]] = (
+        *GCPOffPolicyAlgorithm.counts,
+        "group_size",
+        "group_latents",
+        "best_of_n",
+        "q_variance_samples",
+        "ratio_steps",
+    )
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class PARL(GCPOffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = OptimisedActionPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n", "keep", "ascent_steps", "ascent_rate")
+    counts: ClassVar[tuple[str, ...]] = (*GCPOffPolicyAlgorithm.counts, "best_of_n", "keep", "ascent_steps")
     policy: OptimisedActionPolicy
 
     def __init__(

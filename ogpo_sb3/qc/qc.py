@@ -38,6 +38,7 @@ class QC(GCPOffPolicyAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = BestOfNPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
+    counts: ClassVar[tuple[str, ...]] = (*GCPOffPolicyAlgorithm.counts, "best_of_n")
 
     def __init__(
         self,

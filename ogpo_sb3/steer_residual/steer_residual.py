@@ -42,6 +42,7 @@ class SteerResidual(EditMixin, DSRL):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = by_name(POLICIES)
     policy_base = SteerResidualPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("action_magnitude", "edit_scale", "noise_candidates", "n_edits")
+    counts: ClassVar[tuple[str, ...]] = (*DSRL.counts, "noise_candidates", "n_edits")
     policy: SteerResidualPolicy
 
     def __init__(

@@ -1,6 +1,6 @@
 """Policies of on-policy algorithms: a generative actor, and a value network in place of critics."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -28,6 +28,7 @@ class ActorValuePolicy(GCPPolicy):
     """
 
     no_candidates = "which this policy does not have"
+    settings: ClassVar[dict[str, Any]] = {}  # it acts by chains, whose likelihood it needs
     critic_class = ChunkValue
     critic: ChunkValue  # type: ignore[assignment]
 

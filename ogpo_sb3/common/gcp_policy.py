@@ -26,9 +26,12 @@ from ogpo_sb3.common.features import (
 )
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
+from ogpo_sb3.common.options import check_choice
 from ogpo_sb3.common.policy_files import pretrained_actor_state
 from ogpo_sb3.critics import aggregate
 from ogpo_sb3.gcp import GenerativeControlPolicy
+
+ROLLOUT_SAMPLERS = ("sde", "ode")
 
 
 class GCPPolicy(BoundedPolicy):
@@ -59,6 +62,7 @@ class GCPPolicy(BoundedPolicy):
     :param optimizer_class: AdamW by default
     :param optimizer_kwargs: for both optimisers; default weight decay 0 (actor) and 1e-5 (critic)
     :param best_of_n: candidates of the behaviour policy, ranked by the target critic (OGPO 4.4); 1 for none
+    :param rollout_sampler: what they are drawn by, see :meth:`rollout_samples`
     :param subsample_bon: rank by the minimum of two random heads per candidate, else of all heads
     :param slow_actor: keep a slow copy of the actor (for the chi2 and KL penalties)
     :param state_value: have an ensemble of state values, one for each head of the critic
@@ -78,7 +82,8 @@ class GCPPolicy(BoundedPolicy):
     actor_names: tuple[str, ...] = ("actor",)
     critic_names: tuple[str, ...] = ("critic",)
     # Arguments of an algorithm's own policy that decide how it acts, with their defaults: saved with the policy.
-    settings: ClassVar[dict[str, Any]] = {}
+    settings: ClassVar[dict[str, Any]] = dict(rollout_sampler="sde")
+    rollout_sampler: str = "sde"  # of policies whose own settings leave it out
     actor: GCPActor
     actor_ema: GCPActor
     actor_slow: GCPActor | None
@@ -146,6 +151,7 @@ class GCPPolicy(BoundedPolicy):
         self.gcp_kwargs = gcp_kwargs
         for name, value in own.items():
             setattr(self, name, value)
+        check_choice("rollout_sampler", self.rollout_sampler, ROLLOUT_SAMPLERS)
         self.base_only = False  # explore with the generative actor alone, whatever an algorithm adds to it
         self._build(lr_schedule)
         self.state_value: ChunkValue | None = self.make_critic(ChunkValue) if state_value else None
@@ -354,7 +360,7 @@ class GCPPolicy(BoundedPolicy):
         """
         if deterministic:
             return self.decide(observation, self._stored_latents(observation))
-        return self.actor_ema(observation) if self.base_only else self.explore(observation)
+        return self.rollout_samples(observation, 1)[:, 0] if self.base_only else self.explore(observation)
 
     @property
     def n_latents(self) -> int:
@@ -389,15 +395,28 @@ class GCPPolicy(BoundedPolicy):
 
     def explore(self, observation: PyTorchObs) -> th.Tensor:
         """
-        The behaviour policy: an SDE sample of the EMA actor, the best of N by the target critic with ``best_of_n`` above 1.
+        The behaviour policy: a sample of the EMA actor, the best of N by the target critic with ``best_of_n`` above 1.
 
         :param observation: observations (B)
         :return: (B, D) in [-1, 1]
         """
-        if self.best_of_n == 1:
-            return self.actor_ema(observation)
-        candidates = self.actor_ema.sample_chain(observation, self.best_of_n).actions
-        return self.best_candidate(observation, candidates.view(-1, self.best_of_n, candidates.shape[-1]))
+        candidates = self.rollout_samples(observation, self.best_of_n)
+        return candidates[:, 0] if self.best_of_n == 1 else self.best_candidate(observation, candidates)
+
+    def rollout_samples(self, observation: PyTorchObs, n: int) -> th.Tensor:
+        """
+        What the EMA actor proposes in rollouts, by ``rollout_sampler``: draws of its SDE (OGPO A.1), or of its ODE from
+        fresh latents, which are as different from each other as the policy is but have none of the SDE's noise.
+
+        :param observation: observations (B)
+        :param n: samples per observation
+        :return: (B, n, D) in [-1, 1]
+        """
+        if self.rollout_sampler == "sde":
+            return self.actor_ema.sample_chain(observation, n).actions.unflatten(0, (-1, n))
+        latent = self.actor_ema.latent
+        latents = th.randn(batch_size(observation), n, len(latent), device=latent.device)
+        return self.actor_ema.sample_each(observation, latents)
 
     def best_candidate(
         self, observation: PyTorchObs, candidates: th.Tensor, critic: ChunkCritic | None = None, how: str | None = None

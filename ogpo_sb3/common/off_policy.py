@@ -20,12 +20,11 @@ from ogpo_sb3.common.critic_pretraining import CriticPretrainingMixin
 from ogpo_sb3.common.chunked_env import chunk_env
 from ogpo_sb3.common.counting import ChunkedMixin
 from ogpo_sb3.common.options import (
-    check_at_least,
     check_critic_pretraining,
     check_heads,
+    check_off_policy,
     check_policy,
     check_pretraining,
-    check_shared,
     check_targets,
     make_whole,
 )
@@ -177,18 +176,7 @@ class GCPOffPolicyAlgorithm(
                 f"utd_critic={utd_critic} and gradient_steps={gradient_steps} both set the critic's rate: give one"
             )
         check_precision(precision, get_device(device))
-        check_shared(tau, actor_tau, gamma, utd_critic, utd_actor, offline_ratio, max_grad_norm, bc_offline_ratio)
-        check_at_least(
-            buffer_size=(buffer_size, 1),
-            batch_size=(batch_size, 1),
-            actor_batch_size=(actor_batch_size, 1),
-            learning_starts=(learning_starts, 0),
-            critic_warmup_updates=(critic_warmup_updates, 0),
-            critic_pretrain_updates=(critic_pretrain_updates, 0),
-            calql_coef=(calql_coef, 0),
-            bc_coef=(bc_coef, 0),
-            mc_coef=(mc_coef, 0),
-        )
+        check_off_policy(locals())
         if bc_offline_ratio > 0 and not success_bc:
             raise ValueError(
                 f"bc_offline_ratio={bc_offline_ratio} is a share of what success_bc clones, found success_bc=False"
@@ -289,6 +277,7 @@ class GCPOffPolicyAlgorithm(
 
     def _setup_model(self) -> None:
         make_whole(self, self.counts)
+        check_off_policy(vars(self))  # ``load`` may have replaced some
         if self.replay_buffer_class is None:
             self.replay_buffer_class = ChunkReplayBuffer
         self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "chunk_size": self.chunk_size, "gamma": self.gamma}

@@ -67,6 +67,20 @@ def make_whole(model: Any, names: Iterable[str]) -> None:
         setattr(model, name, whole(name, getattr(model, name)))
 
 
+def check_off_policy(values: Mapping[str, Any]) -> None:
+    """
+    :param values: arguments of :class:`ogpo_sb3.common.off_policy.GCPOffPolicyAlgorithm` by name
+    :raises ValueError: one out of range
+    """
+    rates = ("tau", "actor_tau", "gamma", "utd_critic", "utd_actor", "max_grad_norm", *OFFLINE_SHARES)
+    check_shared(**{name: values[name] for name in rates})
+    for least, names in (
+        (1, ("buffer_size", "batch_size", "actor_batch_size")),
+        (0, ("learning_starts", "critic_warmup_updates", "critic_pretrain_updates", "calql_coef", "bc_coef", "mc_coef")),
+    ):
+        check_at_least(**{name: (values[name], least) for name in names})
+
+
 def check_pretraining(
     demonstrations: Any,
     bc_steps: int,

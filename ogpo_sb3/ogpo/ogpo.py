@@ -61,6 +61,8 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
     :param advantage: "mean", "conservative", "penultimate", "positive" or "std" (see ``group_advantage``)
     :param q_agg: how heads are combined in targets and advantages: "mean", "min" or "subsample"
     :param best_of_n: candidates in rollouts, ranked by the target critics
+    :param rollout_sampler: what collects experience: "sde" (the paper's, A.1) or "ode", as the policy is deployed (ours): the
+        noise that likelihood ratios need stays in imagination
     :param success_bc: clone successful episodes beside the policy gradient; silent until enough of them exist
     :param bc_coef: its coefficient (lambda)
     :param bc_offline_ratio: share of demonstration windows among those cloned; 0: successes alone, as in the paper; 1:
@@ -104,7 +106,8 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
     :raises ValueError: unknown or contradictory options
     """
 
-    policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n",)
+    policy_settings: ClassVar[tuple[str, ...]] = ("best_of_n", "rollout_sampler")
+    rollout_sampler: str = "sde"  # of models saved before it was an argument
     counts: ClassVar[tuple[str, ...]] = (
         *GCPOffPolicyAlgorithm.counts,
         "group_size",
@@ -143,6 +146,7 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         advantage: str = "mean",
         q_agg: str = "mean",
         best_of_n: int = 1,
+        rollout_sampler: str = "sde",
         success_bc: bool = False,
         bc_coef: float = 1.0,
         bc_offline_ratio: float = 0.0,
@@ -184,7 +188,7 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         self.slow_tau = slow_tau
         self.clip_range = clip_range
         self.advantage = advantage
-        self.best_of_n = best_of_n
+        self.best_of_n, self.rollout_sampler = best_of_n, rollout_sampler
         self.chi2_coef, self.kl_coef, self.pessimism = chi2_coef, kl_coef, pessimism
         self.q_variance_samples = q_variance_samples
         self.extraction, self.extraction_kwargs = extraction, extraction_kwargs

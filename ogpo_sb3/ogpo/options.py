@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch as th
 
+from ogpo_sb3.common.gcp_policy import ROLLOUT_SAMPLERS
 from ogpo_sb3.common.options import check_at_least, check_choice
 from ogpo_sb3.extraction.advantages import STRATEGIES
 from ogpo_sb3.gcp import GenerativeControlPolicy
@@ -25,6 +26,7 @@ def check_options(model: "OGPO", objective: Objective) -> None:
     """
     check_choice("advantage", model.advantage, STRATEGIES)
     check_choice("baseline", model.baseline, BASELINES)
+    check_choice("rollout_sampler", model.rollout_sampler, ROLLOUT_SAMPLERS)
     positive = ("group_size", "best_of_n", "q_variance_samples")
     coefficients = ("chi2_coef", "kl_coef", "pessimism", "entropy_coef", "forward_kl_coef")
     check_at_least(**{name: (getattr(model, name), 1) for name in positive})
@@ -78,6 +80,8 @@ def _check_objective(model: "OGPO", objective: Objective) -> None:
             raise ValueError(f"ratio_steps={model.ratio_steps} is a part of the ratio of chains, which {name} does not have")
         check_at_least(ratio_steps=(model.ratio_steps, 1))
     if model.extraction == "fql":
+        if model.rollout_sampler != "sde":
+            raise ValueError(f"rollout_sampler={model.rollout_sampler!r} is of no use with {name}, where another network acts")
         for option in ("entropy_coef", "forward_kl_coef"):
             if getattr(model, option) > 0:
                 raise ValueError(f"{option}={getattr(model, option)} is of no use with {name}, where the flow only clones")

@@ -150,6 +150,21 @@ class TestModel:
         assert loaded.learning_rate == 0.0 and loaded.buffer_size == loaded.replay_buffer.buffer_size == 1
         assert loaded.clip_range(0.5) == loaded.clip_schedule(0.5) == 0.1 and not hasattr(loaded, "no_such_name")
 
+    @pytest.mark.parametrize(
+        ("name", "value", "sentence"),
+        [
+            ("tau", 5.0, r"tau must lie in \[0, 1\], found 5.0"),
+            ("batch_size", 0, "batch_size must be at least 1, found 0"),
+            ("bc_coef", -1.0, "bc_coef must be at least 0, found -1.0"),
+            ("learning_starts", 0.5, "learning_starts must be a whole number, found 0.5"),
+        ],
+    )
+    def test_impossible_overrides_are_refused(self, name, value, sentence, tmp_path):
+        build().save(tmp_path / "model")
+        with pytest.raises(ValueError, match=sentence):
+            OGPO.load(tmp_path / "model", device="cpu", **{name: value})
+        assert type(OGPO.load(tmp_path / "model", device="cpu", batch_size=16.0).batch_size) is int
+
     def test_other_policy_kwargs_are_refused(self, tmp_path):
         """C8."""
         model = build()

@@ -153,7 +153,8 @@ _KITCHEN_LAPTOP: dict[str, Any] = dict(
     utd_critic=0.25,
     utd_actor=0.05,
     bc_coef=0.1,
-    # With more noise its samples hardly ever finish all four subtasks, and there is nothing to clone.
+    # With the SDE's noise rollouts hardly ever finish all four subtasks, and there is nothing to clone.
+    rollout_sampler="ode",
     policy_kwargs=dict(network="residual", critic_net_arch=[256, 256], noise_std=0.03, normalize_observations=True),
 )
 _LAPTOP: dict[str, dict[str, Any]] = {

@@ -27,7 +27,7 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
     found = []
     planned = plans.runs(args.plan)
     for name in ("task", "factor", "variant"):
-        held = list(dict.fromkeys(getattr(run, name) for run in planned))
+        held = {getattr(run, name) for run in planned}
         for given in getattr(args, f"{name}s") or []:
             check_known(f"{name} of plan {args.plan!r}", given, held)
     for run in planned:

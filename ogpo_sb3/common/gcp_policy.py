@@ -13,7 +13,6 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_act
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from ogpo_sb3.common.counts import whole
 from ogpo_sb3.common.features import (
     BoundedPolicy,
     ChunkCritic,
@@ -26,7 +25,7 @@ from ogpo_sb3.common.features import (
 )
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
-from ogpo_sb3.common.options import check_choice
+from ogpo_sb3.common.options import check_choice, whole
 from ogpo_sb3.common.policy_files import pretrained_actor_state
 from ogpo_sb3.critics import aggregate
 from ogpo_sb3.gcp import GenerativeControlPolicy
@@ -375,13 +374,14 @@ class GCPPolicy(BoundedPolicy):
             latents = th.cat([latents, more.to(latents.device)])
         return latents.expand(batch_size(observation), -1, -1)
 
-    def fresh_latents(self, observation: PyTorchObs) -> th.Tensor:
+    def fresh_latents(self, observation: PyTorchObs, n: int | None = None) -> th.Tensor:
         """
         :param observation: observations (B)
-        :return: (B, n_latents, D) standard normal
+        :param n: latents per observation; those of one deployed decision when None
+        :return: (B, n, D) standard normal
         """
         latent = self.actor_ema.latent
-        return th.randn(batch_size(observation), self.n_latents, len(latent), device=latent.device)
+        return th.randn(batch_size(observation), self.n_latents if n is None else n, len(latent), device=latent.device)
 
     def decide(self, observation: PyTorchObs, latents: th.Tensor) -> th.Tensor:
         """
@@ -414,9 +414,7 @@ class GCPPolicy(BoundedPolicy):
         """
         if self.rollout_sampler == "sde":
             return self.actor_ema.sample_chain(observation, n).actions.unflatten(0, (-1, n))
-        latent = self.actor_ema.latent
-        latents = th.randn(batch_size(observation), n, len(latent), device=latent.device)
-        return self.actor_ema.sample_each(observation, latents)
+        return self.actor_ema.sample_each(observation, self.fresh_latents(observation, n))
 
     def best_candidate(
         self, observation: PyTorchObs, candidates: th.Tensor, critic: ChunkCritic | None = None, how: str | None = None

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ogpo_sb3.common.counts import whole
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
 
@@ -55,6 +54,22 @@ def check_at_least(**limits: tuple[float, int]) -> None:
     for name, (value, least) in limits.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, found {value}")
+
+
+def whole(name: str, value: Any) -> Any:
+    """
+    A count written as a float (8.0, 4e4), as ``learn(3e6)`` takes one.
+
+    :param name: of the argument
+    :param value: given; None passes
+    :return: as int where it is a number
+    :raises ValueError: a fraction, or not finite
+    """
+    if not isinstance(value, float):
+        return value
+    if not value.is_integer():  # false for infinities and NaN too
+        raise ValueError(f"{name} must be a whole number, found {value}")
+    return int(value)
 
 
 def make_whole(model: Any, names: Iterable[str]) -> None:

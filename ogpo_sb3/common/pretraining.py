@@ -12,9 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import get_action_dim
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
-from ogpo_sb3.common.counts import whole
 from ogpo_sb3.common.optimization import check_step, guarded_step, polyak, prepare_optimizer, set_rate
-from ogpo_sb3.common.options import draws_demonstrations
+from ogpo_sb3.common.options import check_at_least, draws_demonstrations, whole
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.policy_files import read_policy_file
 from ogpo_sb3.common.progress import progress
@@ -211,9 +210,7 @@ class PretrainingMixin(BaseAlgorithm):
         eval_freq, checkpoint_freq = whole("eval_freq", eval_freq), whole("checkpoint_freq", checkpoint_freq)
         if eval_freq is None:
             eval_freq = max(1, steps // 20) if self.clip_bc is not None else steps + 1
-        for name, value in dict(eval_freq=eval_freq, n_eval_episodes=n_eval_episodes, checkpoint_freq=checkpoint_freq).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, found {value}")
+        check_at_least(eval_freq=(eval_freq, 1), n_eval_episodes=(n_eval_episodes, 1), checkpoint_freq=(checkpoint_freq, 1))
         windows = self._windows(demos)
         if self._n_bc_updates == 0:
             self._warn_of_moving_observations()

@@ -9,7 +9,8 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ogpo_sb3.common.files import atomic_write
-from ogpo_sb3.evaluation.rollouts import EvaluationResult, check_sampler, evaluate
+from ogpo_sb3.common.options import check_at_least, check_choice
+from ogpo_sb3.evaluation.rollouts import SAMPLERS, EvaluationResult, evaluate
 
 _FIELDS = ("timesteps", "success_rate", "success_low", "success_high", "mean_return", "mean_length")
 
@@ -41,9 +42,8 @@ class EvaluateCallback(BaseCallback):
         super().__init__(verbose)
         if eval_freq < 1:
             raise ValueError(f"eval_freq must be at least 1 environment step, found {eval_freq}")
-        if n_episodes < 1:
-            raise ValueError(f"n_episodes must be at least 1, found {n_episodes}")
-        check_sampler(sampler)
+        check_at_least(n_episodes=(n_episodes, 1))
+        check_choice("sampler", sampler, SAMPLERS)
         self.eval_freq, self.n_episodes, self.eval_env, self.sampler = int(eval_freq), n_episodes, env, sampler
         self.csv_path = None if csv_path is None else pathlib.Path(csv_path)
         self._next = 0

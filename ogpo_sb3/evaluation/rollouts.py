@@ -11,6 +11,7 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from ogpo_sb3.common.chunked_env import chunk_like
+from ogpo_sb3.common.options import check_choice
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.envs.chunking import chunk_size_of
@@ -101,15 +102,6 @@ class EvaluationResult:
         return cls(**{name: None if value is None else np.array(value) for name, value in content.items()})  # type: ignore[arg-type]
 
 
-def check_sampler(sampler: str) -> None:
-    """
-    :param sampler: see :func:`evaluate`
-    :raises ValueError: there is none of this name
-    """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {SAMPLERS}, found {sampler!r}")
-
-
 def evaluate(
     model: Any,
     env: gym.Env | VecEnv | str | Callable[[], gym.Env] | None = None,
@@ -136,7 +128,7 @@ def evaluate(
     :param progress_bar: show progress in episodes
     :raises ValueError: unknown sampler, no episode or environment, or an environment that does not fit the model
     """
-    check_sampler(sampler)
+    check_choice("sampler", sampler, SAMPLERS)
     seeds = list(range(10_000, 10_000 + n_episodes)) if seeds is None else list(seeds)
     if not seeds:
         raise ValueError("evaluate() needs at least one episode, found none")
@@ -144,7 +136,6 @@ def evaluate(
         raise ValueError(f"n_envs must be at least 1, found {n_envs}")
     make, single = _maker(model, env)
     envs = [make()] if single else _make_all(make, min(n_envs, len(seeds)), model)
-    _check_space(envs[0], model)
     normaliser = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else model.get_vec_normalize_env()
     was_training = model.policy.training
     model.policy.set_training_mode(False)
@@ -279,6 +270,7 @@ def _maker(model: Any, env: Any) -> tuple[Callable[[], gym.Env], bool]:
         return lambda: chunk_like(gym.make(env_id), chunk_size), False
     if isinstance(env, gym.Env):
         single = chunk_like(env, chunk_size)
+        _check_space(single, model)
         return lambda: single, True
     return lambda: chunk_like(env(), chunk_size), False
 

@@ -106,9 +106,11 @@ def laptop_noise(env_id: str) -> float:
     Noise of the expert that the quickstart clones. Robomimic's scripted experts go one way only; pushed off it, they show how
     to come back. Tool Hang and Transport leave no room for that.
 
-    :param env_id: registered task
+    :param env_id: as of :func:`laptop`
     :return: ``noise`` of :func:`ogpo_sb3.demonstrations.experts.collect`
+    :raises ValueError: as :func:`laptop`
     """
+    _check_task(env_id)
     return 1.0 if env_id in ("ogpo/RobomimicLift-v0", "ogpo/RobomimicCan-v0", "ogpo/RobomimicSquare-v0") else 0.0
 
 

@@ -433,3 +433,21 @@ def test_reaches_the_optimum_of_a_bandit(algorithm, policy):
 def test_bad_options_are_named(kwargs, named):
     with pytest.raises(ValueError, match=named):
         build(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "named"),
+    [
+        (dict(n_epochs=0), "n_epochs must be at least 1, found 0"),
+        (dict(batch_size=8.5), "batch_size must be a whole number, found 8.5"),
+        (dict(gae_lambda=1.5), "gae_lambda must lie in"),
+        (dict(gamma=99), "gamma must lie in"),
+        (dict(target_kl=-1.0), "target_kl must be positive"),
+        (dict(ratio="joint"), "ratio must be one of"),
+        (dict(clip_range=-0.1), "clip_range"),
+    ],
+)
+def test_what_load_replaces_is_checked(replaced, named, tmp_path):
+    build().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=named):
+        DPPO.load(tmp_path / "model", device="cpu", **replaced)

@@ -33,7 +33,7 @@ def test_a_policy_that_stays_is_watched_as_its_critics_choose():
 
 
 def test_a_task_of_the_package_that_there_is_not_is_named():
-    for function in (presets.laptop, presets.laptop_env, presets.laptop_steps, presets.laptop_sampler):
+    for function in (presets.laptop, presets.laptop_env, presets.laptop_steps, presets.laptop_sampler, presets.laptop_noise):
         with pytest.raises(ValueError, match="unknown task 'ogpo/AdroitHamer-v0': did you mean ogpo/AdroitHammer-v0"):
             function("ogpo/AdroitHamer-v0")
         function("Pendulum-v1")  # anyone's own: the values that most tasks have

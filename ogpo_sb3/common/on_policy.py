@@ -20,7 +20,7 @@ from ogpo_sb3.common.counting import ChunkedMixin
 from ogpo_sb3.common.errors import TrainingDivergedError, is_finite
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.optimization import check_step, guarded_step, set_rate
-from ogpo_sb3.common.options import check_at_least, check_policy, check_pretraining, check_shared, make_whole
+from ogpo_sb3.common.options import check_on_policy, check_policy, check_pretraining, make_whole
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, RewardScaling
 from ogpo_sb3.common.saving import ModelSavingMixin
@@ -82,18 +82,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         device: th.device | str,
         _init_setup_model: bool,
     ):
-        check_shared(0.0, actor_tau, gamma, None, 0.0, 0.0, max_grad_norm)
-        check_at_least(
-            n_steps=(n_steps, 1),
-            batch_size=(batch_size, 1),
-            n_epochs=(n_epochs, 1),
-            bc_batch_size=(bc_batch_size, 1),
-            ent_coef=(ent_coef, 0),
-            vf_coef=(vf_coef, 0),
-            finetuned_steps=(1 if finetuned_steps is None else finetuned_steps, 1),
-        )
-        if not 0.0 <= gae_lambda <= 1.0:
-            raise ValueError(f"gae_lambda must lie in [0, 1], found {gae_lambda}")
+        check_on_policy(locals())
         check_policy(type(self).__name__, policy, ActorValuePolicy, self.policy_aliases)
         check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, 0.0)
         if rollout_buffer_class is not None and not issubclass(rollout_buffer_class, ChunkRolloutBuffer):
@@ -151,6 +140,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
 
     def _setup_model(self) -> None:
         make_whole(self, self.counts)
+        check_on_policy(vars(self))  # ``load`` may have replaced some
         if self.rollout_buffer_class is None:
             self.rollout_buffer_class = ChunkRolloutBuffer
         super()._setup_model()

@@ -96,6 +96,22 @@ def check_off_policy(values: Mapping[str, Any]) -> None:
         check_at_least(**{name: (values[name], least) for name in names})
 
 
+def check_on_policy(values: Mapping[str, Any]) -> None:
+    """
+    :param values: arguments of :class:`ogpo_sb3.common.on_policy.GCPOnPolicyAlgorithm` by name
+    :raises ValueError: one out of range
+    """
+    check_shared(0.0, values["actor_tau"], values["gamma"], None, 0.0, 0.0, values["max_grad_norm"])
+    finetuned = values["finetuned_steps"]
+    check_at_least(
+        **{name: (values[name], 1) for name in ("n_steps", "batch_size", "n_epochs", "bc_batch_size")},
+        **{name: (values[name], 0) for name in ("ent_coef", "vf_coef")},
+        finetuned_steps=(1 if finetuned is None else finetuned, 1),
+    )
+    if not 0.0 <= values["gae_lambda"] <= 1.0:
+        raise ValueError(f"gae_lambda must lie in [0, 1], found {values['gae_lambda']}")
+
+
 def check_pretraining(
     demonstrations: Any,
     bc_steps: int,

@@ -186,6 +186,7 @@ class DPPO(GCPOnPolicyAlgorithm):
         check_at_least(critic_warmup_rollouts=(self.critic_warmup_rollouts, 0))
 
     def _setup_model(self) -> None:
+        self._check_options()  # ``load`` may have replaced some
         super()._setup_model()
         self.clip_schedule = as_schedule(self.clip_range, "clip_range")
         if self.log_prob_clip is not None:

@@ -22,6 +22,7 @@ _SUCCESS_RATE: Settings = {"reward": "sparse", "reward_scale": 0.0, "success_bon
 _SUCCESS: Settings = {f"env.{name}": value for name, value in _SUCCESS_RATE.items()}
 _COVERAGE: Settings = {"env.reward": "coverage", "env.reward_scale": 1.0, "env.success_bonus": 0.0}
 _LARGE_BATCHES: Settings = {"bc_batch_size": 256, "bc_tau": 0.005}  # cloning of human demonstrations
+_KITCHEN_CLONING: Settings = {**_LARGE_BATCHES, "bc_eval_freq": 1_000}
 _MINUS_ONE: Settings = {"reward_shift": -1.0}  # -1 per step and 0 at success, from 0 and 1
 
 # The preset's values for tasks that it has none of its own for: the others are studied from where their own came from.
@@ -90,12 +91,14 @@ TASKS: dict[str, dict[str, Any]] = {
         steps=60_000,
         eval_freq=10_000,
         # The preset's noise and rollouts before the study found others better: what is recorded stands around them.
-        settings={
-            **_LARGE_BATCHES,
-            "bc_eval_freq": 1_000,
-            "policy_kwargs.noise_std": 0.05,
-            "rollout_sampler": "sde",
-        },
+        settings={**_KITCHEN_CLONING, "policy_kwargs.noise_std": 0.05, "rollout_sampler": "sde"},
+    ),
+    "kitchen-preset": dict(
+        env="ogpo/KitchenComplete-v0",
+        evaluation={"reward_scale": 1.0},
+        steps=60_000,
+        eval_freq=20_000,
+        settings=_KITCHEN_CLONING,
     ),
     "smoke": dict(
         env="ogpo/PushT-v0",
@@ -272,7 +275,7 @@ COMBINATIONS: dict[str, Settings] = {
 _FOUR = ["relocate", "hammer", "pusht", "kitchen"]
 PLANS: dict[str, dict[str, Any]] = {
     "screen": dict(tasks=_FOUR, factors=list(FACTORS), variants=["base"]),
-    "around": dict(tasks=["relocate-preset", "hammer-preset"], factors=list(FACTORS), variants=["base"]),
+    "around": dict(tasks=["relocate-preset", "hammer-preset", "kitchen-preset"], factors=list(FACTORS), variants=["base"]),
     "base": dict(tasks=["relocate", "door", "hammer", "pen", "pusht", "kitchen"], variants=["base"]),
     "confirm": dict(tasks=_FOUR, variants=[name for name, what in COMBINATIONS.items() if "env.reward" not in what]),
     "critic": dict(

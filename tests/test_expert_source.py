@@ -19,6 +19,14 @@ def test_expert_source_collects_the_same_every_time():
         assert np.array_equal(first.observations, other.observations) and np.array_equal(first.actions, other.actions)
 
 
+def test_an_expert_may_be_noisy():
+    noisy, by_hand = load("expert:ogpo/AdroitHammer-v0:1?noise=0.5"), collect("ogpo/AdroitHammer-v0", 1, noise=0.5)
+    assert np.array_equal(noisy.actions, by_hand.actions) and noisy.meta["noise"] == 0.5
+    for wrong in ("?noise=much", "?noise=nan", "?seed=1", "?"):
+        with pytest.raises(ValueError, match="of an expert its noise can be chosen"):
+            load(f"expert:ogpo/AdroitHammer-v0:1{wrong}")
+
+
 def test_a_task_without_expert_is_refused():
     with pytest.raises(ValueError, match="no expert for 'ogpo/PushT-v0'"):
         load("expert:ogpo/PushT-v0")

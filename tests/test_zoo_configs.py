@@ -369,3 +369,9 @@ def test_saved_settings_are_read_without_running_anything(tmp_path):
     (tmp_path / "evil.yml").write_text("!!python/object/apply:os.system ['true']")
     with pytest.raises(ValueError, match=r"evil\.yml cannot be read"):
         read_saved(tmp_path / "evil.yml")
+
+
+@pytest.mark.parametrize(("env_id", "noise"), [("ogpo/RobomimicSquare-v0", "?noise=1"), ("ogpo/RobomimicToolHang-v0", "")])
+def test_experts_act_as_the_quickstarts(env_id, noise):
+    arguments = prepare_train(["--algo", "ogpo_ca", "-conf", "quick", "--env", env_id])
+    assert as_item("demonstrations", f"expert:{env_id}{noise}", "") in arguments

@@ -1,6 +1,7 @@
 """From the name of a source to a data set: which reader serves it."""
 
 import importlib
+import math
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
@@ -52,8 +53,9 @@ def load(source: str | Path | DemonstrationSet, **choices: Any) -> Demonstration
 
     :param source: path of an ``.npz`` file, a ``.zarr`` directory (diffusion-policy layout), an ``.hdf5``/``.h5`` file
         (robomimic's, LIBERO's or D4RL's layout) or a DAPG ``.pickle``; the folder of a Minari data set or ``minari:<id>``;
-        ``shipped:pusht`` or ``shipped:kitchen-complete``. A data set is returned as it is. Choices can follow a question mark:
-        ``"lift.hdf5?filter=train&keys=object,robot0_eef_pos"``.
+        ``shipped:pusht`` or ``shipped:kitchen-complete``; ``expert:<env id>`` or ``expert:<env id>:<episodes>``, collected
+        at once. A data set is returned as it is. Choices can follow a question mark:
+        ``"lift.hdf5?filter=train&keys=object,robot0_eef_pos"``, and of an expert ``"expert:ogpo/RobomimicLift-v0?noise=1"``.
     :param choices: for robomimic's and LIBERO's layouts: ``filter`` (name of a filter key), ``keys`` (vectors to
         concatenate), ``images`` (cameras; ``()`` or ``""`` for none), ``observations`` ("recorded" or "states").
     :return: the data set; ``meta["source"]`` is the source.
@@ -150,10 +152,18 @@ def import_reader(module: str, source: str) -> ModuleType:
 def _collected(source: str) -> DemonstrationSet:
     from ogpo_sb3.demonstrations.experts import collect
 
-    env_id, colon, number = source.removeprefix("expert:").rpartition(":")
+    name, mark, query = source.removeprefix("expert:").partition("?")
+    choices = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
+    try:
+        noise = float(choices.pop("noise", "0"))
+    except ValueError:
+        noise = math.nan
+    if choices or (mark and not query) or not math.isfinite(noise):
+        raise ValueError(f"{source}: of an expert its noise can be chosen, as in expert:<env id>?noise=1.")
+    env_id, colon, number = name.rpartition(":")
     if not (colon and number.isdigit()):
-        env_id, number = source.removeprefix("expert:"), str(EXPERT_EPISODES)
-    demonstrations = collect(env_id, int(number), progress=True)
+        env_id, number = name, str(EXPERT_EPISODES)
+    demonstrations = collect(env_id, int(number), noise=noise, progress=True)
     demonstrations.meta["source"] = source
     return demonstrations
 

@@ -9,6 +9,7 @@ import gymnasium as gym
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.common.options import draws_demonstrations
 from ogpo_sb3.envs.registry import TASKS
+from ogpo_sb3.presets import laptop_noise
 from ogpo_sb3.zoo import ALGORITHMS
 from ogpo_sb3.zoo.configs import check_settings, constructor_keys, find_config, read_entry
 from ogpo_sb3.zoo.parameters import as_item, read_items
@@ -163,7 +164,8 @@ def _pretraining(settings: dict[str, Any], typed: dict[str, Any], env_id: str) -
     if task is not None and task.demonstrations is not None:
         return {"demonstrations": task.demonstrations}
     if task is not None and task.expert is not None:
-        return {"demonstrations": f"expert:{env_id}"}
+        noise = laptop_noise(env_id)  # as the quickstart's
+        return {"demonstrations": f"expert:{env_id}" + (f"?noise={noise:g}" if noise else "")}
     raise ValueError(
         f"behaviour cloning on {env_id} (bc_steps={settings['bc_steps']}) needs demonstrations, which the package does not "
         "ship: pass -params demonstrations:FILE, or pretrained_policy:FILE, or bc_steps:0 to begin with a random policy"

@@ -67,7 +67,7 @@ def laptop(env_id: str) -> dict[str, Any]:
         best_of_n=8,
         policy_kwargs=dict(net_arch=[256, 256], n_critics=5, denoising_steps=4, noise_std=0.05),
     )
-    special = deepcopy(_ROBOMIMIC_LAPTOP if "Robomimic" in env_id else _LAPTOP.get(env_id, {}))
+    special = deepcopy(_LAPTOP.get(env_id, {}))
     settings["policy_kwargs"].update(special.pop("policy_kwargs", {}))
     return {**settings, **special}
 
@@ -119,14 +119,14 @@ _BC_STEPS = {
     "ogpo/AdroitDoor-v0": 2_000,
     "ogpo/AdroitHammer-v0": 500,
     "ogpo/RobomimicLift-v0": 1_000,
-    "ogpo/RobomimicSquare-v0": 10_000,
 }
 
 
 _KITCHENS = ("ogpo/KitchenComplete-v0", "ogpo/KitchenMixed-v0", "ogpo/KitchenPartial-v0")
+_LONG_ROBOMIMIC = ("ogpo/RobomimicSquare-v0", "ogpo/RobomimicToolHang-v0", "ogpo/RobomimicTransport-v0")
 # What the study found for single tasks. Robomimic's steps cost twenty to a hundred times Adroit's: larger batches, half
 # the updates.
-_ROBOMIMIC_LAPTOP: dict[str, Any] = dict(
+_LIFT_AND_CAN: dict[str, Any] = dict(
     chunk_size=4,
     clip_bc=0.5,
     batch_size=256,
@@ -147,36 +147,42 @@ _BALANCED: dict[str, Any] = dict(
     bc_coef=0.02,
     policy_kwargs=dict(noise_std=0.1, normalize_observations=True),
 )
-# Human demonstrations, cloned to the end: they take a longer cloning and larger networks.
-_CLONED_LONG: dict[str, Any] = dict(chunk_size=8, bc_steps=40_000, clip_bc=None, bc_learning_rate="lin_1e-3", batch_size=256)
-_KITCHEN_LAPTOP: dict[str, Any] = dict(
-    **_CLONED_LONG,
+# What is hard to clone is cloned to the end, for longer and by the residual network, which is far better at it.
+_CLONED_LONG: dict[str, Any] = dict(
+    bc_steps=40_000,
+    clip_bc=None,
+    bc_learning_rate="lin_1e-3",
+    batch_size=256,
     learning_starts=20_000,
-    utd_critic=0.25,
-    utd_actor=0.05,
-    bc_coef=0.1,
-    # With the SDE's noise rollouts hardly ever finish all four subtasks, and there is nothing to clone.
-    rollout_sampler="ode",
-    policy_kwargs=dict(network="residual", critic_net_arch=[256, 256], noise_std=0.03, normalize_observations=True),
+    policy_kwargs=dict(network="residual", critic_net_arch=[256, 256], normalize_observations=True),
 )
+# Few actor updates, and rollouts without the SDE's noise: with it they hardly ever succeed, and there is nothing to clone.
+_GENTLE: dict[str, Any] = {
+    **_CLONED_LONG,
+    "utd_actor": 0.05,
+    "bc_coef": 0.1,
+    "rollout_sampler": "ode",
+    "policy_kwargs": dict(**_CLONED_LONG["policy_kwargs"], noise_std=0.03),
+}
 _LAPTOP: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("ogpo/AdroitHammer-v0", "ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), _BALANCED),
-    **dict.fromkeys(_KITCHENS, _KITCHEN_LAPTOP),
+    **dict.fromkeys(("ogpo/RobomimicLift-v0", "ogpo/RobomimicCan-v0"), _LIFT_AND_CAN),
+    **{name: {**_GENTLE, "chunk_size": 8, "utd_critic": 0.25} for name in _KITCHENS},
+    **{name: {**_GENTLE, "chunk_size": 4, "utd_critic": 0.5} for name in _LONG_ROBOMIMIC},
     # The critics choose well among the policy's own samples, and nothing that was tried made the policy itself succeed more
     # often (docs/guide/what_matters.md): it stays as it was cloned, and is deployed with best-of-N inference.
-    "ogpo/PushT-v0": dict(
+    "ogpo/PushT-v0": {
         **_CLONED_LONG,
-        learning_starts=20_000,
-        utd_critic=0.2,
-        utd_actor=0.0,
-        policy_kwargs=dict(network="residual", critic_net_arch=[256, 256], noise_std=0.02, normalize_observations=True),
-    ),
+        "chunk_size": 8,
+        "utd_critic": 0.2,
+        "utd_actor": 0.0,
+        "policy_kwargs": dict(**_CLONED_LONG["policy_kwargs"], noise_std=0.02),
+    },
 }
 _LAPTOP_STEPS = {
     **dict.fromkeys(("ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), 35_000),
-    **dict.fromkeys(_KITCHENS, 60_000),
+    **dict.fromkeys((*_KITCHENS, "ogpo/RobomimicCan-v0", *_LONG_ROBOMIMIC), 60_000),
     "ogpo/PushT-v0": 100_000,
-    "ogpo/RobomimicCan-v0": 60_000,
 }
 
 

@@ -22,7 +22,6 @@ _SUCCESS_RATE: Settings = {"reward": "sparse", "reward_scale": 0.0, "success_bon
 _SUCCESS: Settings = {f"env.{name}": value for name, value in _SUCCESS_RATE.items()}
 _COVERAGE: Settings = {"env.reward": "coverage", "env.reward_scale": 1.0, "env.success_bonus": 0.0}
 _LARGE_BATCHES: Settings = {"bc_batch_size": 256, "bc_tau": 0.005}  # cloning of human demonstrations
-_KITCHEN_CLONING: Settings = {**_LARGE_BATCHES, "bc_eval_freq": 1_000}
 _MINUS_ONE: Settings = {"reward_shift": -1.0}  # -1 per step and 0 at success, from 0 and 1
 
 # The preset's values for tasks that it has none of its own for: the others are studied from where their own came from.
@@ -43,6 +42,17 @@ def _adroit(name: str, **settings: Any) -> dict[str, Any]:
 def _preset(name: str) -> dict[str, Any]:
     """A task from its own preset."""
     return dict(env=f"ogpo/Adroit{name}-v0", evaluation=_SUCCESS_RATE, steps=25_000, eval_freq=5_000, settings={})
+
+
+def _kitchen(eval_freq: int, **settings: Any) -> dict[str, Any]:
+    """Kitchen from its preset."""
+    return dict(
+        env="ogpo/KitchenComplete-v0",
+        evaluation={"reward_scale": 1.0},
+        steps=60_000,
+        eval_freq=eval_freq,
+        settings={**_LARGE_BATCHES, "bc_eval_freq": 1_000, **settings},
+    )
 
 
 # ``evaluation``: reward of the evaluations, by default the preset's. Success is the measure, the return what precedes it.
@@ -85,21 +95,9 @@ TASKS: dict[str, dict[str, Any]] = {
         eval_freq=20_000,
         settings=_LARGE_BATCHES,
     ),
-    "kitchen": dict(
-        env="ogpo/KitchenComplete-v0",
-        evaluation={"reward_scale": 1.0},
-        steps=60_000,
-        eval_freq=10_000,
-        # The preset's noise and rollouts before the study found others better: what is recorded stands around them.
-        settings={**_KITCHEN_CLONING, "policy_kwargs.noise_std": 0.05, "rollout_sampler": "sde"},
-    ),
-    "kitchen-preset": dict(
-        env="ogpo/KitchenComplete-v0",
-        evaluation={"reward_scale": 1.0},
-        steps=60_000,
-        eval_freq=20_000,
-        settings=_KITCHEN_CLONING,
-    ),
+    # The preset's noise and rollouts before the study found others better: what is recorded stands around them.
+    "kitchen": _kitchen(10_000, **{"policy_kwargs.noise_std": 0.05, "rollout_sampler": "sde"}),
+    "kitchen-preset": _kitchen(20_000),
     "smoke": dict(
         env="ogpo/PushT-v0",
         evaluation={"reward": "dense"},

@@ -100,13 +100,18 @@ def load(source: str | Path | DemonstrationSet, **choices: Any) -> Demonstration
     return dapg.read(path)
 
 
+def _read_query(query: str) -> dict[str, Any]:
+    """What follows a source's question mark; a choice that is made twice counts the last time."""
+    return {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
+
+
 def _parse(source: str | Path, choices: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Path and choices; a question mark that belongs to an existing file's name is left alone."""
     name, mark, query = str(source).partition("?")
     path = Path(source).expanduser()
     if mark and not path.exists():
         path = Path(name).expanduser()
-        choices = {**{key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}, **choices}
+        choices = {**_read_query(query), **choices}
     for key in choices:
         if key not in _CHOICES:
             raise ValueError(f"{path}: what can be chosen is {', '.join(_CHOICES)}, not {key}.")
@@ -153,7 +158,7 @@ def _collected(source: str) -> DemonstrationSet:
     from ogpo_sb3.demonstrations.experts import collect
 
     name, mark, query = source.removeprefix("expert:").partition("?")
-    choices = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
+    choices = _read_query(query)
     try:
         noise = float(choices.pop("noise", "0"))
     except ValueError:

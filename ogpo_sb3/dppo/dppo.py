@@ -136,7 +136,6 @@ class DPPO(GCPOnPolicyAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.clip_range_vf, self.target_kl = clip_range_vf, target_kl
         self.critic_warmup_rollouts = critic_warmup_rollouts
-        self._check_options()
         super().__init__(
             policy=policy,
             env=env,

@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="folder (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=int, help="environment steps of fine-tuning (default: the task's, 25 000 for most)")
+    parser.add_argument("--steps", type=int, help="environment steps of fine-tuning (default: the task's, 25 000 to 100 000)")
     parser.add_argument("--episodes", type=int, default=25, help="expert episodes to collect (default: %(default)s)")
     parser.add_argument("--eval-episodes", type=int, default=100, help="episodes of the final table (default: %(default)s)")
     parser.add_argument(

@@ -336,6 +336,14 @@ class TestPretrained:
         ]
         for policy in loaded:
             assert policy.frozen_steps == 3 and th.equal(policy.decide(obs, noise[:, None]), late)
+        # Its actor alone is another policy than what is deployed; before the first update it is the same one.
+        kwargs = dict(device="cpu", policy_kwargs=dict(net_arch=[32, 32], n_critics=2))
+        with pytest.raises(ValueError, match="first 3 denoising steps are made by a frozen actor"):
+            OGPO("DiffusionPolicy", Reach(), pretrained_policy=tmp_path / "policy", **kwargs)
+        untouched = DPPO("DiffusionPolicy", walk(), pretrained_policy=checkpoints["DiffusionPolicy"], **options).policy
+        untouched.save(tmp_path / "untouched")
+        back = OGPO("DiffusionPolicy", Reach(), pretrained_policy=tmp_path / "untouched", **kwargs).policy
+        assert th.equal(back.decide(obs, noise[:, None]), untouched.decide(obs, noise[:, None]))
 
     def test_without_a_pretrained_policy_all_steps_are_trained(self):
         assert build(finetuned_steps=2).policy.frozen_steps == 0

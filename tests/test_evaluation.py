@@ -4,13 +4,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from ogpo_sb3 import OGPO, ChunkActionWrapper, EvaluateCallback, evaluate
+from ogpo_sb3 import DPPO, OGPO, ChunkActionWrapper, EvaluateCallback, evaluate
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
 from ogpo_sb3.evaluation.callback import append_row, read_rows
 from ogpo_sb3.evaluation.plots import plot_learning_curve
 from ogpo_sb3.evaluation.rollouts import EvaluationResult
 from ogpo_sb3.evaluation.video import record_episode, write_side_by_side
+from stable_baselines3.common.callbacks import EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from tests.toys import Reach
 
@@ -65,6 +67,74 @@ def test_the_training_environments_starts_go_on_where_they_were(model):
     wrappers = [wrapper.name for wrapper in registered.get_env().envs[0].spec.additional_wrappers]
     evaluate(registered, n_episodes=1)
     assert wrappers and [w.name for w in registered.get_env().envs[0].spec.additional_wrappers] == wrappers
+
+
+@pytest.mark.parametrize("borrowed", ["by name", "by default", "and training stopped"])
+def test_nothing_is_stored_across_an_evaluation_in_the_trainings_own_environment(borrowed):
+    """Reach's goal is drawn at a reset: where it differs within a transition, that never happened."""
+    env = Reach()
+    model = OGPO("FlowPolicy", env, **KWARGS)
+
+    def evaluated(local, _):
+        if local["self"].num_timesteps % 7 < 2:
+            evaluate(model, env if borrowed == "by name" else None, n_episodes=1)
+        return not (borrowed == "and training stopped" and local["self"].num_timesteps % 7 < 2)
+
+    for _ in range(10):
+        model.learn(30, callback=evaluated, reset_num_timesteps=False)
+    drawn = model.replay_buffer.sample(400)
+    assert th.equal(drawn.observations[:, 1], drawn.next_observations[:, 1]) and len(drawn.observations[:, 1].unique()) > 4
+
+
+@pytest.mark.parametrize("algorithm", [OGPO, DPPO])
+def test_an_own_environment_given_by_name_is_noticed_by_every_algorithm(algorithm):
+    env, sizes = Reach(), dict(n_steps=8, batch_size=4, n_epochs=1, chunk_size=2, seed=0, device="cpu")
+    model = algorithm("FlowPolicy", env, **(KWARGS if algorithm is OGPO else sizes)).learn(10)
+    assert model._last_obs is not None
+    evaluate(model, Reach(), n_episodes=1)
+    assert model._last_obs is not None
+    evaluate(model, env, n_episodes=1)
+    assert model._last_obs is None
+
+
+class Restless(gym.Wrapper):
+    """A user's wrapper, which gymnasium cannot make again: it does not record its arguments."""
+
+
+def test_a_wrapper_that_does_not_record_its_arguments(model):
+    wrapped = OGPO("FlowPolicy", Restless(gym.make("Pendulum-v1")), **KWARGS)
+    found = evaluate(wrapped, n_episodes=2).returns
+    np.testing.assert_allclose(found, evaluate(wrapped, "Pendulum-v1", n_episodes=2).returns, rtol=1e-5)
+    elsewhere = make_vec_env(lambda: Restless(gym.make("Pendulum-v1")), 1, vec_env_cls=SubprocVecEnv)
+    try:
+        with pytest.raises(ValueError, match="an environment whose wrapper Restless does not record its arguments"):
+            evaluate(OGPO("FlowPolicy", elsewhere, **{**KWARGS, "chunk_size": 1}), n_episodes=1)
+    finally:
+        elsewhere.close()
+
+
+def test_the_success_that_is_evaluated_is_the_one_that_is_stored():
+    class Robotics(Reach):
+        """Success under gymnasium-robotics' key."""
+
+        def step(self, action):
+            *outcome, info = super().step(action)
+            return *outcome, {"success": info["is_success"]}
+
+    stored, evaluated = (
+        [f(env) for env in (Reach, Robotics)]
+        for f in (
+            lambda env: OGPO("FlowPolicy", env(), **{**KWARGS, "learning_starts": 2000}).learn(1000).replay_buffer.n_success,
+            lambda env: evaluate(OGPO("FlowPolicy", Reach(), **KWARGS), env, n_episodes=20).success_rate,
+        )
+    )
+    assert stored[0] == stored[1] > 0 and evaluated[0] == evaluated[1] > 0
+
+
+@pytest.mark.parametrize("callback", [EvaluateCallback(10), FullCheckpointCallback(10, "unused")])
+def test_callbacks_that_count_themselves_are_not_triggered_by_others(model, callback):
+    with pytest.raises(ValueError, match=r"counts its own steps .*, not inside EveryNTimesteps"):
+        model.learn(20, callback=EveryNTimesteps(10, callback))
 
 
 def test_a_broken_episode_leaves_nothing_behind(model):

@@ -227,6 +227,14 @@ def test_actor_rate_follows_its_own_updates():
     assert model.actor.optimizer.param_groups[0]["lr"] == pytest.approx(39e-4)
 
 
+def test_the_critics_rate_counts_their_updates_before_the_actors_too():
+    schedule = WarmupCosine(0.0, 1e-2, 0.0, warmup=100, cycle=200)
+    model = small(critic_learning_rate=schedule, critic_warmup_updates=30).learn(21)
+    n = model._n_updates
+    assert model._n_warmup_updates == 30 and 0 < n < 60
+    assert model.critic.optimizer.param_groups[0]["lr"] == pytest.approx((30 + n - 1) * 1e-4)
+
+
 @pytest.mark.parametrize(("value", "at_half"), [(0.1, 0.1), ("lin_0.1", 0.05), (lambda p: p * p, 0.25)])
 def test_schedules(value, at_half):
     assert schedule_value(as_schedule(value, "x"), 0.5, 0) == pytest.approx(at_half)

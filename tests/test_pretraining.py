@@ -1,5 +1,6 @@
 """Behaviour cloning, the BC checkpoint, demonstrations in training batches."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -273,8 +274,21 @@ def test_a_path_is_saved_as_a_name_is(tmp_path):
     model = OGPO("FlowPolicy", Reach(), **settings)
     model.save(tmp_path / "model")
     assert OGPO.load(tmp_path / "model", Reach()).demonstrations == str(path)
-    model = OGPO("FlowPolicy", Reach(), **settings, replay_buffer_kwargs=dict(chunk_end="drop"), offline_ratio=0.5)
-    assert model.demonstration_buffer.chunk_end == model.replay_buffer.chunk_end == "drop"
+
+
+def test_demonstrations_are_kept_as_experience_is():
+    """Ends of episodes too: what a time limit means is said once, for both."""
+    demos = reach_demonstrations(3)
+    demos = dataclasses.replace(demos, terminals=np.zeros_like(demos.terminals))
+    ends = demos.episode_ends - 1
+    for bootstraps in (True, False):
+        kwargs = dict(chunk_end="drop", handle_timeout_termination=bootstraps)
+        model = OGPO(
+            "FlowPolicy", Reach(), **{**KWARGS, "demonstrations": demos}, replay_buffer_kwargs=kwargs, offline_ratio=0.5
+        )
+        buffer = model.demonstration_buffer
+        assert buffer.chunk_end == model.replay_buffer.chunk_end == "drop"
+        assert (buffer.sample(200).dones.sum() == 0) == bootstraps == (buffer.timeouts[ends] == 1).all()
 
 
 def test_a_clone_of_other_observation_keys_is_refused(tmp_path):

@@ -26,7 +26,7 @@ class ChunkReplaySamples(NamedTuple):
     :param rewards: (B, 1), sum of gamma^i r_i over i < k
     :param discounts: (B, 1), gamma^k
     :param valid: (B, h), 1 for the first k steps
-    :param mc_returns: (B, 1), discounted return from the first step to the end of its episode
+    :param mc_returns: (B, 1), discounted return from the first step to the end of its episode, a time limit included
     :param mc_valid: (B, 1), 1 where that end is known
     :param step_rewards: (B, h), reward of each step, 0 where it is not valid
     :param decision: arrays recorded with the decision that begins the window; None without ``aligned=True``

@@ -6,6 +6,7 @@ import re
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from ogpo_sb3.common.progress import check_counts_itself
 from ogpo_sb3.common.saving import CHECKPOINT_SUFFIX
 
 
@@ -37,6 +38,7 @@ class FullCheckpointCallback(BaseCallback):
         self._next = 0
 
     def _on_training_start(self) -> None:
+        check_counts_itself(self, "save_freq")
         self._next = self.num_timesteps + self.save_freq
 
     def _on_step(self) -> bool:

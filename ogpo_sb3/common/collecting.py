@@ -79,8 +79,9 @@ class CollectingMixin(AsyncCollectionMixin):
             if not callback.on_step():
                 # This chunk was executed and is not stored: what follows begins behind it and does not join what came before.
                 replay_buffer.cut()
-                self._last_obs = new_obs  # type: ignore[assignment]
-                self._note_original_obs()
+                if self._last_obs is not None:  # else the callback used the environment for something else
+                    self._last_obs = new_obs  # type: ignore[assignment]
+                    self._note_original_obs()
                 return RolloutReturn(steps, episodes, continue_training=False)
             if self._last_obs is None:  # nor is this one
                 self._begin_anew(env, replay_buffer)

@@ -76,7 +76,8 @@ class GCPOffPolicyAlgorithm(
     :param bc_coef: coefficient of cloning in the actor's loss
     :param bc_offline_ratio: share of demonstration windows among those that ``success_bc`` clones
     :param success_critic: a second critic step per update on windows of successful episodes
-    :param mc_coef: coefficient of regression on Monte-Carlo returns of finished episodes
+    :param mc_coef: coefficient of regression on Monte-Carlo returns of finished episodes (2.6); a time limit ends them like a
+        termination, so that their last 1 / (1 - gamma) steps miss what would have followed
     :param target_range: TD targets are clamped to this interval (low, high)
     :param demonstrations: file, ``minari:<id>``, ``shipped:<name>`` or ``DemonstrationSet``
     :param bc_steps: updates of behaviour cloning before RL

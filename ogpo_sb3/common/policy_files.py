@@ -42,7 +42,8 @@ def pretrained_actor_state(path: str | os.PathLike[str], policy: "GCPPolicy") ->
     :param path: file written by :meth:`ogpo_sb3.common.policies.GCPPolicy.save`
     :param policy: the one that is to start
     :return: a state dict that fits its actors
-    :raises ValueError: another family of policies, other spaces or another architecture
+    :raises ValueError: another family of policies, other spaces or another architecture, or a DPPO policy whose frozen steps
+        are made by another network than its trained ones
     """
     saved = read_policy_file(path, policy.device, policy.family())
     for name in ("observation_space", "action_space"):
@@ -59,8 +60,16 @@ def pretrained_actor_state(path: str | os.PathLike[str], policy: "GCPPolicy") ->
         theirs, ours = (sorted(data.get("actor_keys") or policy.observation_space) for data in (saved["data"], own_data))
         if theirs != ours:
             raise ValueError(f"{path} was trained with actor_keys={theirs}, policy_kwargs want {ours}")
-    prefix = "actor_ema."
-    state = {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
+    state, slow = (
+        {k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)}
+        for prefix in ("actor_ema.", "actor_slow.")
+    )
+    frozen = saved["data"].get("frozen_steps", 0)
+    if frozen and any(not th.equal(v, slow[k]) for k, v in state.items()):
+        raise ValueError(
+            f"{path} is a fine-tuned policy whose first {frozen} denoising steps are made by a frozen actor, wanted "
+            "one network for all steps (DPPO with finetuned_steps=None)"
+        )
     own = policy.actor_ema.state_dict()
     for part in policy.gcp_class.not_cloned:
         # Nothing was learned of these: a policy that has them begins with its own, another one does without.

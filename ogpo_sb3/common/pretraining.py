@@ -158,7 +158,11 @@ class PretrainingMixin(BaseAlgorithm):
             device=self.device,
             chunk_size=chunk_size_of(self.action_space),
             gamma=self.gamma,
-            **{name: as_online[name] for name in ("chunk_end", "pad_actions") if name in as_online},
+            **{
+                name: as_online[name]
+                for name in ("chunk_end", "pad_actions", "handle_timeout_termination")
+                if name in as_online
+            },
         )
         ends = np.zeros(demos.n_steps, dtype=bool)
         ends[demos.episode_ends - 1] = True

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from stable_baselines3.common.callbacks import ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback, ProgressBarCallback
 from tqdm import tqdm
 
 
@@ -17,6 +17,22 @@ class StepProgressBar(ProgressBarCallback):
         self.pbar.update(self.num_timesteps - self._shown)
         self._shown = self.num_timesteps
         return True
+
+
+def check_counts_itself(callback: BaseCallback, frequency: str) -> None:
+    """
+    Refuse a place inside Stable-Baselines3's ``EveryNTimesteps``, which tells of steps alone: a callback that acts between
+    rollouts would never act there.
+
+    :param callback: whose parent is looked at
+    :param frequency: name of its argument that counts steps
+    :raises ValueError: it is in the hands of another callback that triggers it
+    """
+    if isinstance(callback.parent, EventCallback):
+        raise ValueError(
+            f"{type(callback).__name__} counts its own steps ({frequency}): give it to learn(callback=...) itself, not inside "
+            f"{type(callback.parent).__name__}"
+        )
 
 
 def progress(iterable: Iterable[int], description: str, total: int, enabled: bool, initial: int = 0) -> "tqdm[int]":

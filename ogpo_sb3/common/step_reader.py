@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ogpo_sb3.common.observation_storage import Arrays, ObservationLayout, check_finite
+from ogpo_sb3.envs.chunking import success_of
 
 
 class Steps(NamedTuple):
@@ -128,7 +129,7 @@ class StepReader:
             rewards=rewards,
             done=done,
             timeout=self.handle_timeout_termination and bool(info.get("TimeLimit.truncated", False)),
-            success=bool(info.get("is_success", False)),
+            success=bool(success_of(info)),
             starts=np.arange(k) == 0,
             decision=self._recorded(i, info),
         )

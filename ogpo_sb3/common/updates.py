@@ -215,8 +215,8 @@ class UpdatesMixin(OffPolicyAlgorithm):
         due = self.critic_warmup_updates - self._n_warmup_updates
         if due <= 0:
             return
-        self._update_rates()
         for _ in progress(range(due), "critic warm-up", due, self._show_progress):
+            self._update_rates()
             self._warm_up(batch_size)
             self._n_warmup_updates += 1
 
@@ -226,11 +226,15 @@ class UpdatesMixin(OffPolicyAlgorithm):
 
         :param buffer: of what is trained on first
         """
-        done = self._n_updates + self._n_warmup_updates + self._n_critic_pretrain_updates
-        if self.policy.normalize_observations and not self.pretrained and done == 0:
+        if self.policy.normalize_observations and not self.pretrained and self._all_critic_updates == 0:
             seen = buffer.sample(min(10_000, buffer.size()), env=self._vec_normalize_env).observations
             arrays = {k: v.cpu().numpy() for k, v in seen.items()} if isinstance(seen, dict) else seen.cpu().numpy()
             self.policy.fit_normalizer(arrays)
+
+    @property
+    def _all_critic_updates(self) -> int:
+        """Those before the first actor update included."""
+        return self._n_updates + self._n_warmup_updates + self._n_critic_pretrain_updates
 
     def _warm_up(self, batch_size: int) -> None:
         """
@@ -276,7 +280,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
         progress = self._current_progress_remaining
         rates = {
             "learning_rate": (self.policy.actor_names, self.lr_schedule, self._n_actor_updates),
-            "critic_learning_rate": (self.policy.critic_names, self.critic_lr_schedule, self._n_updates),
+            "critic_learning_rate": (self.policy.critic_names, self.critic_lr_schedule, self._all_critic_updates),
         }
         for name, (networks, schedule, n_updates) in rates.items():
             rate = schedule_value(schedule, progress, n_updates)

@@ -32,6 +32,18 @@ def steps_in(info: dict[str, Any]) -> int:
     return 1 if chunk is None else len(chunk["rewards"])
 
 
+def success_of(info: dict[str, Any]) -> bool | None:
+    """
+    Whether an episode has succeeded, as its environment says: ``info["is_success"]``, Stable-Baselines3's key, before
+    ``info["success"]``, that of gymnasium-robotics' Adroit.
+
+    :param info: of the episode's last step
+    :return: None where the environment says neither
+    """
+    success = info.get("is_success", info.get("success"))
+    return None if success is None else bool(success)
+
+
 def _positive_int(name: str, value: Any) -> int:
     """Return ``value`` as int, or say in one sentence what was wanted instead."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:

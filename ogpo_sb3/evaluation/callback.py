@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.options import check_at_least, check_choice
+from ogpo_sb3.common.progress import check_counts_itself
 from ogpo_sb3.evaluation.rollouts import SAMPLERS, EvaluationResult, evaluate
 
 _FIELDS = ("timesteps", "success_rate", "success_low", "success_high", "mean_return", "mean_length")
@@ -27,7 +28,7 @@ class EvaluateCallback(BaseCallback):
     :param csv_path: file to append to; None for none
     :param sampler: as in :func:`ogpo_sb3.evaluate`
     :param verbose: 1 prints a line per evaluation
-    :raises ValueError: a frequency or a number of episodes below 1, or an unknown sampler
+    :raises ValueError: a frequency or a number of episodes below 1, an unknown sampler, or a place inside ``EveryNTimesteps``
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class EvaluateCallback(BaseCallback):
         self._next = 0
 
     def _on_training_start(self) -> None:
+        check_counts_itself(self, "eval_freq")
         # Multiples of eval_freq, so that a continued run evaluates where an uninterrupted one would have.
         self._next = (self.model.num_timesteps // self.eval_freq + 1) * self.eval_freq
 

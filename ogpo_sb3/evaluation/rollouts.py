@@ -14,7 +14,7 @@ from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.options import check_choice
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.randomness import drawing_from
-from ogpo_sb3.envs.chunking import chunk_size_of
+from ogpo_sb3.envs.chunking import ChunkActionWrapper, chunk_size_of, success_of
 
 SAMPLERS = ("ode", "behaviour", "base")
 
@@ -122,9 +122,9 @@ def evaluate(
     :param n_envs: episodes that run side by side
     :param sampler: "ode": what is deployed: a generative policy's ``decide`` from fresh latents per decision that the
         episode's seed determines (with OGPO one ODE sample of the EMA actor, with other algorithms what they add to it as
-        well), another policy's ``predict(deterministic=True)``; "behaviour": what rollouts execute (SDE, best of N), with
-        draws that also depend on how many episodes run side by side; "base": one ODE sample of the EMA actor with any
-        algorithm
+        well), another policy's ``predict(deterministic=True)``; "behaviour": what rollouts execute (SDE or what
+        ``rollout_sampler`` names, best of N), with draws that also depend on how many episodes run side by side; "base": one
+        ODE sample of the EMA actor with any algorithm
     :param progress_bar: show progress in episodes
     :raises ValueError: unknown sampler, no episode or environment, or an environment that does not fit the model
     """
@@ -136,6 +136,8 @@ def evaluate(
         raise ValueError(f"n_envs must be at least 1, found {n_envs}")
     make, single = _maker(model, env)
     envs = [make()] if single else _make_all(make, min(n_envs, len(seeds)), model)
+    if any(own.unwrapped is e.unwrapped for own in _environments_of(model) for e in envs):
+        model._last_obs = None  # the training's episode is about to be interrupted: it starts again from a reset
     normaliser = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else model.get_vec_normalize_env()
     was_training = model.policy.training
     model.policy.set_training_mode(False)
@@ -177,8 +179,7 @@ class _Episode:
         self.length += len(info["chunk"]["rewards"]) if "chunk" in info else 1
         if not (terminated or truncated):
             return None
-        success = info.get("is_success", info.get("success"))
-        return self.total, self.length, None if success is None else bool(success)
+        return self.total, self.length, success_of(info)
 
 
 class Deployed:
@@ -256,15 +257,19 @@ def _maker(model: Any, env: Any) -> tuple[Callable[[], gym.Env], bool]:
             raise ValueError("evaluate() needs an environment: the model has none, pass env=...")
     if isinstance(env, VecEnv):
         spec = env.get_attr("spec", indices=0)[0]
+        why = "an unregistered environment"
+        if spec is not None:
+            spec = _without_wrappers(spec)
+            unknown = [wrapper.name for wrapper in spec.additional_wrappers if wrapper.kwargs is None]
+            if unknown:  # gymnasium cannot make it again: it is no RecordConstructorArgs
+                spec, why = None, f"an environment whose wrapper {unknown[0]} does not record its arguments"
         if spec is None:
             dummy = env.unwrapped
             if not isinstance(dummy, DummyVecEnv):
-                raise ValueError("evaluate() cannot copy an unregistered environment in another process: pass env=...")
-            model._last_obs = None  # its episode is about to be interrupted: training starts from a reset
+                raise ValueError(f"evaluate() cannot copy {why} in another process: pass env=...")
             env = dummy.envs[0]
         else:
-            base = spec if not spec.additional_wrappers else _without_wrappers(spec)
-            return lambda: chunk_like(gym.make(base), chunk_size), False
+            return lambda: chunk_like(gym.make(spec), chunk_size), False
     if isinstance(env, str):
         env_id = env
         return lambda: chunk_like(gym.make(env_id), chunk_size), False
@@ -273,6 +278,13 @@ def _maker(model: Any, env: Any) -> tuple[Callable[[], gym.Env], bool]:
         _check_space(single, model)
         return lambda: single, True
     return lambda: chunk_like(env(), chunk_size), False
+
+
+def _environments_of(model: Any) -> list[gym.Env]:
+    """Those that the model is trained in, where they live in this process."""
+    env = model.get_env()
+    base = None if env is None else env.unwrapped
+    return base.envs if isinstance(base, DummyVecEnv) else []
 
 
 def _make_all(make: Callable[[], gym.Env], n: int, model: Any) -> list[gym.Env]:
@@ -297,8 +309,6 @@ def _make_all(make: Callable[[], gym.Env], n: int, model: Any) -> list[gym.Env]:
 
 def _without_wrappers(spec: Any) -> Any:
     """The specification below Monitor and chunk wrapper, which chunk_like adds again."""
-    from ogpo_sb3.envs.chunking import ChunkActionWrapper
-
     names = ("Monitor", ChunkActionWrapper.__name__)
     return replace(spec, additional_wrappers=tuple(w for w in spec.additional_wrappers if w.name not in names))
 

@@ -15,7 +15,7 @@ import torch as th
 from ogpo_sb3.common.files import atomic_path
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.randomness import drawing_from
-from ogpo_sb3.envs.chunking import ChunkBox, chunk_size_of
+from ogpo_sb3.envs.chunking import ChunkBox, chunk_size_of, success_of
 from ogpo_sb3.evaluation.rollouts import Deployed
 
 # Pixels of white above each picture, for its title.
@@ -247,7 +247,7 @@ def _roll_out(
                 frames.append(_picture(env, size))
             if done:
                 break
-    return bool(info.get("is_success", info.get("success", False)))
+    return bool(success_of(info))
 
 
 def _picture(env: gym.Env, size: int | None) -> np.ndarray:

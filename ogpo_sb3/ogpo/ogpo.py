@@ -72,7 +72,8 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
     :param pessimism: sensitivity alpha of the penalised variants' mean-minimum mixture
     :param q_variance_samples: next actions averaged in the TD target
     :param success_critic: a second critic step per update on windows of successful episodes
-    :param mc_coef: coefficient of regression on Monte-Carlo returns of finished episodes
+    :param mc_coef: coefficient of regression on Monte-Carlo returns of finished episodes (2.6); a time limit ends them like a
+        termination, so that their last 1 / (1 - gamma) steps miss what would have followed
     :param target_range: TD targets are clamped to this interval (low, high)
     :param demonstrations: file, ``minari:<id>``, ``shipped:<name>`` or ``DemonstrationSet``
     :param bc_steps: updates of behaviour cloning before RL

@@ -193,6 +193,12 @@ def test_bad_arguments_are_named(model):
         evaluate(model, Reach, n_episodes=0)
     with pytest.raises(ValueError, match="action space"):
         evaluate(model, gym.make("Pendulum-v1"), n_episodes=1)
+    with pytest.raises(ValueError, match="n_episodes must be a whole number, found '3'"):
+        evaluate(model, Reach, n_episodes="3")
+    assert len(evaluate(model, Reach, n_episodes=2.0).returns) == 2
+    for other in ("model.zip", model.policy):
+        with pytest.raises(ValueError, match=r"needs a model, as OGPO\.load"):
+            evaluate(other, Reach)
     for arguments, named in (
         (dict(eval_freq=0), "eval_freq must be at least 1 environment step, found 0"),
         (dict(eval_freq=10, n_episodes=0), "n_episodes must be at least 1, found 0"),

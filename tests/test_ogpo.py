@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, OGPOPlus, evaluate
 from ogpo_sb3.common.schedules import WarmupCosine, as_schedule, schedule_value
 from stable_baselines3.common.utils import LinearSchedule
@@ -245,6 +246,34 @@ def test_schedules(value, at_half):
 def test_bad_schedules_are_named(value):
     with pytest.raises(ValueError, match="critic_learning_rate"):
         as_schedule(value, "critic_learning_rate")
+
+
+def test_an_environment_that_never_tells_of_success_is_named_once():
+    with pytest.warns(UserWarning, match="no is_success at an episode's end") as told:
+        small(OGPOPlus, "Pendulum-v1", learning_starts=10_000).learn(700)
+    assert sum("is_success" in str(w.message) for w in told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        filled(OGPOPlus, steps=40)
+        small(OGPO, "Pendulum-v1", learning_starts=10_000).learn(300)
+
+
+@pytest.mark.parametrize(
+    ("space", "named"),
+    [
+        (spaces.Box(-1, 1, (2,), np.int64), "the action space is a Box of int64, wanted one of floating-point numbers"),
+        (
+            spaces.Box(np.array([-1.0, 0.5]), np.array([1.0, 0.5])),
+            "allows 0.5 to 0.5 at entry 1, wanted low < high",
+        ),
+    ],
+)
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_actions_without_room_are_refused(space, named, chunk_size):
+    env = Reach()
+    env.action_space = space
+    with pytest.raises(ValueError, match=named):
+        small(env=env, chunk_size=chunk_size)
 
 
 def test_success_bc_is_silent_until_successes_and_never_sees_failures():

@@ -1,6 +1,7 @@
 """From what the user passed as ``env`` to an environment whose action space carries the chunk size."""
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.monitor import Monitor
@@ -20,6 +21,23 @@ def check_chunk_size(chunk_size: int | None) -> None:
         raise ValueError(f"chunk_size must be None or an integer of at least 1, found {chunk_size!r}")
 
 
+def check_action_space(space: spaces.Space) -> None:
+    """
+    :param space: of an environment, or of its chunks
+    :raises ValueError: a Box of integers, or one that leaves an entry no room
+    """
+    if not isinstance(space, spaces.Box):
+        return  # Stable-Baselines3 names the kinds that it supports
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(f"the action space is a Box of {space.dtype}, wanted one of floating-point numbers")
+    stuck = np.flatnonzero(space.low.reshape(-1) >= space.high.reshape(-1))
+    if len(stuck):
+        raise ValueError(
+            f"the action space allows {space.low.flat[stuck[0]]} to {space.high.flat[stuck[0]]} at entry {stuck[0]}, wanted "
+            "low < high everywhere"
+        )
+
+
 def chunk_env(
     env: gym.Env | VecEnv | str, chunk_size: int | None, pretrained_chunk_size: int | None = None, verbose: int = 0
 ) -> gym.Env | VecEnv:
@@ -34,11 +52,13 @@ def chunk_env(
     :param pretrained_chunk_size: of the BC checkpoint, if any
     :param verbose: as in SB3
     :return: the environment, chunked unless the chunk size is 1
-    :raises ValueError: a chunk size that contradicts the wrapper's, or a plain VecEnv where one above 1 is needed
+    :raises ValueError: a chunk size that contradicts the wrapper's, a plain VecEnv where one above 1 is needed, or actions as
+        in :func:`check_action_space`
     """
     check_chunk_size(chunk_size)
     env = maybe_make_env(env, verbose)
     space = env.action_space
+    check_action_space(space)
     if isinstance(space, ChunkBox):
         if chunk_size not in (None, space.chunk_size):
             raise ValueError(f"chunk_size={chunk_size} contradicts the environment, which is wrapped with {space.chunk_size}")

@@ -1,5 +1,8 @@
 """Collecting decisions, counted in the environment steps that they executed."""
 
+import warnings
+from typing import Any
+
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -10,7 +13,7 @@ from ogpo_sb3.common.async_collection import AsyncCollectionMixin
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.errors import TrainingDivergedError, is_finite
 from ogpo_sb3.common.policies import GCPPolicy
-from ogpo_sb3.envs.chunking import steps_in
+from ogpo_sb3.envs.chunking import steps_in, success_of
 
 
 class CollectingMixin(AsyncCollectionMixin):
@@ -18,6 +21,8 @@ class CollectingMixin(AsyncCollectionMixin):
 
     policy: GCPPolicy
     pretrained: bool
+    success_bc: bool
+    _success_told = False
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -87,6 +92,7 @@ class CollectingMixin(AsyncCollectionMixin):
                 self._begin_anew(env, replay_buffer)
                 continue
             self._update_info_buffer(infos, dones)
+            self._notice_missing_success(dones, infos)
             self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
@@ -99,6 +105,17 @@ class CollectingMixin(AsyncCollectionMixin):
                     self.dump_logs()
         callback.on_rollout_end()
         return RolloutReturn(steps, episodes, continue_training=True)
+
+    def _notice_missing_success(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """Cloning of successes has nothing to clone for ever where the environment does not tell of any: said once."""
+        if self.success_bc and not self._success_told and dones.any():
+            self._success_told = True
+            if success_of(infos[int(np.flatnonzero(dones)[0])]) is None:
+                warnings.warn(
+                    "success_bc=True, but the environment's infos have no is_success at an episode's end: none counts as a "
+                    "success, and nothing is cloned",
+                    stacklevel=2,
+                )
 
     def _begin_anew(self, env: VecEnv, replay_buffer: ChunkReplayBuffer) -> None:
         """A callback used the environment for something else, an evaluation say: its episodes are interrupted."""

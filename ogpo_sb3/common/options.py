@@ -1,6 +1,7 @@
 """Refusal of constructor options that are out of range or contradict each other."""
 
 import math
+import numbers
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -63,12 +64,12 @@ def whole(name: str, value: Any) -> Any:
     :param name: of the argument
     :param value: given; None passes
     :return: as int where it is a number
-    :raises ValueError: a fraction, or not finite
+    :raises ValueError: a fraction, not finite, or no number
     """
-    if not isinstance(value, float):
+    if value is None or isinstance(value, numbers.Integral):
         return value
-    if not value.is_integer():  # false for infinities and NaN too
-        raise ValueError(f"{name} must be a whole number, found {value}")
+    if not isinstance(value, float) or not value.is_integer():  # false for infinities and NaN too
+        raise ValueError(f"{name} must be a whole number, found {value!r}")
     return int(value)
 
 

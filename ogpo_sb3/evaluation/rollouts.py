@@ -8,10 +8,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from ogpo_sb3.common.chunked_env import chunk_like
-from ogpo_sb3.common.options import check_choice
+from ogpo_sb3.common.options import check_choice, whole
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.envs.chunking import ChunkActionWrapper, chunk_size_of, success_of
@@ -126,8 +127,11 @@ def evaluate(
         ``rollout_sampler`` names, best of N), with draws that also depend on how many episodes run side by side; "base": one
         ODE sample of the EMA actor with any algorithm
     :param progress_bar: show progress in episodes
-    :raises ValueError: unknown sampler, no episode or environment, or an environment that does not fit the model
+    :raises ValueError: no model, unknown sampler, no episode or environment, or an environment that does not fit the model
     """
+    if not isinstance(model, BaseAlgorithm):
+        raise ValueError(f"evaluate() needs a model, as OGPO.load(...) gives it, found {model!r:.80}")
+    n_episodes, n_envs = whole("n_episodes", n_episodes), whole("n_envs", n_envs)
     check_choice("sampler", sampler, SAMPLERS)
     seeds = list(range(10_000, 10_000 + n_episodes)) if seeds is None else list(seeds)
     if not seeds:

@@ -345,6 +345,19 @@ class TestPretrained:
         back = OGPO("DiffusionPolicy", Reach(), pretrained_policy=tmp_path / "untouched", **kwargs).policy
         assert th.equal(back.decide(obs, noise[:, None]), untouched.decide(obs, noise[:, None]))
 
+    @pytest.mark.parametrize(
+        ("saved", "replaced", "named"),
+        [
+            (None, 2, "finetuned_steps=2 leaves 3 denoising steps .* the saved model has left 0"),
+            (2, None, "finetuned_steps=None leaves 0 denoising steps .* the saved model has left 3"),
+        ],
+    )
+    def test_load_cannot_make_or_lose_the_frozen_copy(self, saved, replaced, named, checkpoints, tmp_path):
+        start = dict(pretrained_policy=checkpoints["DiffusionPolicy"], device="cpu", n_steps=8)
+        DPPO("DiffusionPolicy", walk(), finetuned_steps=saved, **start).save(tmp_path / "model")
+        with pytest.raises(ValueError, match=named):
+            DPPO.load(tmp_path / "model", device="cpu", finetuned_steps=replaced)
+
     def test_without_a_pretrained_policy_all_steps_are_trained(self):
         assert build(finetuned_steps=2).policy.frozen_steps == 0
 
@@ -435,6 +448,8 @@ def test_reaches_the_optimum_of_a_bandit(algorithm, policy):
         (dict(policy=None), "DPPO needs a policy derived from ActorValuePolicy, found None"),
         (dict(policy=OffPolicyFlow), "DPPO needs a policy derived from ActorValuePolicy, found FlowPolicy; the names"),
         (dict(policy_kwargs=dict(frozen_steps=4)), "frozen_steps"),
+        (dict(policy_kwargs=dict(subsample_bon=False)), "subsample_bon=False is about candidates"),
+        (dict(ent_coef=float("nan")), "ent_coef must be at least 0, found nan"),
         (dict(rollout_buffer_class=list), "rollout_buffer_class"),
     ],
 )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
-from ogpo_sb3 import OGPO, OGPOCA
+from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, fql, rlpd
 from ogpo_sb3.common.policies import FlowPolicy
 from ogpo_sb3.extraction import group_advantage, penalise_q
 from ogpo_sb3.extraction.advantages import STRATEGIES
@@ -343,6 +343,11 @@ def test_the_one_step_policy_acts():
         (dict(baseline="value", chi2_coef=0.1), "baseline='value' .* chi2_coef"),
         (dict(entropy_coef=0.1), "entropy_coef=0.1 rewards .*noise_schedule='learned'"),
         (dict(entropy_coef=-0.1), "entropy_coef"),
+        (dict(cls=OGPOChi2, q_agg="min"), "q_agg='min' is of no use with chi2_coef"),
+        (dict(kl_coef=0.1, q_agg="subsample"), "q_agg='subsample' is of no use with kl_coef"),
+        (dict(extraction="fql", q_variance_samples=3), "q_variance_samples=3 is of no use with extraction='fql'"),
+        (dict(policy=fql.FlowPolicy), "extraction='ppo' .* acts by 'actor', found ogpo_sb3.fql.*'one_step' too"),
+        (dict(policy=rlpd.FlowPolicy), "OGPO .* acts by 'actor', found ogpo_sb3.rlpd.* 'gaussian' and 'temperature' too"),
         (dict(forward_kl_coef=-0.1), "forward_kl_coef"),
     ],
 )
@@ -370,6 +375,15 @@ def test_sequences_of_tokens_have_no_latent_and_no_parts(kwargs, named):
         (dict(extraction="fql"), "extraction='fql' needs a policy with the network 'one_step'"),
         (dict(baseline="value"), "baseline='value' needs a policy with the network 'state_value'"),
         (dict(extraction="bptt", advantage="conservative"), "advantage='conservative'"),
+        (dict(target_range=(5.0, -5.0)), r"low < high, found \(5.0, -5.0\)"),
+        (dict(bc_offline_ratio=0.5), "bc_offline_ratio=0.5 is a share of what success_bc clones"),
+        (dict(calql_coef=1.0), "calql_coef=1.0 is part of critic pre-training"),
+        (dict(bc_steps=5, pretrained_policy=None, clip_bc=1.5), "clip_bc is a success rate"),
+        (dict(precision="fp23"), "precision must be one of .* found 'fp23'"),
+        (dict(precision="tf32"), "precision='tf32' needs device 'cuda'"),
+        (dict(chunk_size=4), "chunk_size=4 would have no effect: .* decide about 2 steps"),
+        (dict(pretrained_policy="other.zip"), "pretrained_policy='other.zip' would have no effect"),
+        (dict(utd_critic=1.0, gradient_steps=7), "utd_critic=1.0 and gradient_steps=7 .* give one"),
     ],
 )
 def test_what_load_replaces_is_checked(replaced, named, tmp_path):
@@ -378,6 +392,27 @@ def test_what_load_replaces_is_checked(replaced, named, tmp_path):
         OGPO.load(tmp_path / "model", env=Reach(), device="cpu", **replaced)
     model = OGPO.load(tmp_path / "model", env=Reach(), device="cpu", extraction="awr_fm").learn(40)
     assert "train/weight_max" in model.logger.name_to_value
+
+
+def test_load_refuses_what_would_have_no_effect(tmp_path):
+    """Of the saved value nothing is replaced, and what takes precedence can be taken back."""
+    bc = small()
+    bc.policy.save(tmp_path / "bc.zip")
+    small(pretrained_policy=tmp_path / "bc.zip", utd_critic=1.0).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"utd_critic=1.0 and gradient_steps=7"):
+        OGPO.load(tmp_path / "model", device="cpu", gradient_steps=7)
+    with pytest.raises(ValueError, match=r"bc_steps=5 and pretrained_policy=.* exclude each other"):
+        OGPO.load(tmp_path / "model", device="cpu", bc_steps=5)
+    same = dict(chunk_size=2, pretrained_policy=str(tmp_path / "bc.zip"))
+    model = OGPO.load(tmp_path / "model", device="cpu", gradient_steps=7, utd_critic=None, **same)
+    assert model.critic_updates_per_step == 7 and model.chunk_size == 2
+
+
+def test_a_one_step_policy_is_not_trained_by_other_objectives(tmp_path):
+    small(extraction="fql").save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"extraction='ppo' wants a policy .*'one_step' too: that would never be trained"):
+        OGPO.load(tmp_path / "model", device="cpu", extraction="ppo")
+    assert OGPO.load(tmp_path / "model", device="cpu", extraction_kwargs=dict(alpha=0.5)).alpha == 0.5
 
 
 class Unscored(FlowGCP):

@@ -28,6 +28,7 @@ class ActorValuePolicy(GCPPolicy):
     """
 
     no_candidates = "which this policy does not have"
+    has_subsample_bon = False
     settings: ClassVar[dict[str, Any]] = {}  # it acts by chains, whose likelihood it needs
     critic_class = ChunkValue
     critic: ChunkValue  # type: ignore[assignment]

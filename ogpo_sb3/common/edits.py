@@ -9,6 +9,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
 from ogpo_sb3.common.optimization import without_gradient_of
+from ogpo_sb3.common.options import check_at_least, check_positive
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.soft_actor import SoftActorMixin
 
@@ -61,7 +62,13 @@ class EditMixin(SoftActorMixin):
     """The update of an :class:`EditPolicy`'s edits."""
 
     policy: EditPolicy
+    edit_scale: float
     edit_bc_coef: float
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_positive("edit_scale", self.edit_scale, 2.0)
+        check_at_least(edit_bc_coef=(self.edit_bc_coef, 0))
 
     def _base_actions(self, batch: ChunkReplaySamples) -> th.Tensor:
         """(B, D) actions that are edited in the update, without gradient."""

@@ -68,7 +68,7 @@ class GCPPolicy(BoundedPolicy):
     :param gcp_kwargs: everything else goes to the generative policy: denoising_steps, noise_std, noise_schedule,
         sde_correction, ratio_norm, clip_intermediate, ... (see :class:`ogpo_sb3.gcp.FlowGCP`)
     :raises TypeError: an argument that neither the policy nor its generative family knows
-    :raises ValueError: candidates of a policy that chooses among none
+    :raises ValueError: candidates of a policy that chooses among none, or a way to rank them that it does not have
     """
 
     gcp_class: ClassVar[type[GenerativeControlPolicy]]
@@ -77,6 +77,8 @@ class GCPPolicy(BoundedPolicy):
     needs_latent: ClassVar[bool] = False
     # Why nothing is chosen among candidates that critics rank, the rest of a sentence; None where it is, with ``best_of_n``.
     no_candidates: ClassVar[str | None] = None
+    # ``subsample_bon`` has a say in how it explores.
+    has_subsample_bon: ClassVar[bool] = True
     # Networks with an ``optimizer``, by the learning rate they follow; an algorithm's own policy may have more of them.
     actor_names: tuple[str, ...] = ("actor",)
     critic_names: tuple[str, ...] = ("critic",)
@@ -117,6 +119,11 @@ class GCPPolicy(BoundedPolicy):
     ):
         if best_of_n != 1 and self.no_candidates is not None:
             raise ValueError(f"best_of_n={best_of_n} ranks candidates by critics, {self.no_candidates}")
+        if not subsample_bon and not self.has_subsample_bon:
+            raise ValueError(
+                f"subsample_bon={subsample_bon} is about candidates ranked by two random heads, and this policy has none: "
+                "leave it out"
+            )
         own = {name: gcp_kwargs.pop(name, default) for name, default in self.settings.items()}
         given_by_policy = {"features_dim", "action_dim", "chunk_size", "net_arch", "activation_fn"}
         known = set(inspect.signature(self.gcp_class).parameters) - given_by_policy

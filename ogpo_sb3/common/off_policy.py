@@ -20,12 +20,12 @@ from ogpo_sb3.common.critic_pretraining import CriticPretrainingMixin
 from ogpo_sb3.common.chunked_env import chunk_env
 from ogpo_sb3.common.counting import ChunkedMixin
 from ogpo_sb3.common.options import (
-    check_critic_pretraining,
+    check_critic_rate,
+    check_demonstrations,
     check_heads,
     check_off_policy,
     check_policy,
-    check_pretraining,
-    check_targets,
+    check_trained,
     make_whole,
 )
 from ogpo_sb3.common.features import GCPActor
@@ -172,24 +172,15 @@ class GCPOffPolicyAlgorithm(
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        if utd_critic is not None and gradient_steps is not None:
-            raise ValueError(
-                f"utd_critic={utd_critic} and gradient_steps={gradient_steps} both set the critic's rate: give one"
-            )
+        check_critic_rate(utd_critic, gradient_steps)
         check_precision(precision, get_device(device))
         check_off_policy(locals())
-        if bc_offline_ratio > 0 and not success_bc:
-            raise ValueError(
-                f"bc_offline_ratio={bc_offline_ratio} is a share of what success_bc clones, found success_bc=False"
-            )
-        check_targets(q_agg, target_range)
+        check_demonstrations(locals())
         policy_kwargs = with_support(policy_kwargs, target_range)
-        check_critic_pretraining(critic_pretrain_updates, calql_coef, demonstrations)
         misplaced = sorted(set(policy_kwargs or {}) & set(self.policy_settings))
         if misplaced:
             raise ValueError(f"{misplaced} are arguments of {type(self).__name__} itself, found in policy_kwargs")
         check_policy(type(self).__name__, policy, self.policy_base, self.policy_aliases)
-        check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, offline_ratio, bc_offline_ratio)
         if optimize_memory_usage:
             raise NotImplementedError("optimize_memory_usage is not needed: the chunk buffer stores each observation once")
         if n_steps != 1:
@@ -278,7 +269,7 @@ class GCPOffPolicyAlgorithm(
 
     def _setup_model(self) -> None:
         make_whole(self, self.counts)
-        check_off_policy(vars(self))  # ``load`` may have replaced some
+        self._check_options()  # ``load`` may have replaced some
         if self.replay_buffer_class is None:
             self.replay_buffer_class = ChunkReplayBuffer
         self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "chunk_size": self.chunk_size, "gamma": self.gamma}
@@ -289,6 +280,25 @@ class GCPOffPolicyAlgorithm(
         self._create_aliases()
         self._prepare_optimizers()
         self._setup_pretraining()
+
+    def _check_options(self) -> None:
+        """
+        What can be told before there are networks; constructor and ``load`` both pass here.
+
+        :raises ValueError: an impossible value or combination
+        """
+        check_off_policy(vars(self))
+        check_trained(self._described, self.policy_class, self._trained_actors)
+
+    @property
+    def _trained_actors(self) -> tuple[str, ...]:
+        """Names of the policy's networks that act and that updates know of: any other would act untrained."""
+        return self.policy_base.actor_names
+
+    @property
+    def _described(self) -> str:
+        """The algorithm's name, for errors."""
+        return type(self).__name__
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What the policy acts by is changed there too: ``model.best_of_n = 32`` is how it chooses from then on."""

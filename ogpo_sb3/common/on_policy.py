@@ -20,7 +20,7 @@ from ogpo_sb3.common.counting import ChunkedMixin
 from ogpo_sb3.common.errors import TrainingDivergedError, is_finite
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.optimization import check_step, guarded_step, set_rate
-from ogpo_sb3.common.options import check_on_policy, check_policy, check_pretraining, make_whole
+from ogpo_sb3.common.options import check_demonstrations, check_on_policy, check_policy, make_whole
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, RewardScaling
 from ogpo_sb3.common.saving import ModelSavingMixin
@@ -84,7 +84,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
     ):
         check_on_policy(locals())
         check_policy(type(self).__name__, policy, ActorValuePolicy, self.policy_aliases)
-        check_pretraining(demonstrations, bc_steps, clip_bc, pretrained_policy, 0.0)
+        check_demonstrations(locals())
         if rollout_buffer_class is not None and not issubclass(rollout_buffer_class, ChunkRolloutBuffer):
             raise ValueError(
                 f"rollout_buffer_class must be a subclass of ChunkRolloutBuffer, found {rollout_buffer_class.__name__}: other "
@@ -147,13 +147,20 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         self.actor, self.critic = self.policy.actor, self.policy.critic
         self._prepare_optimizers()
         self._setup_pretraining()
+        saved = vars(self).get("_frozen_steps")  # where a model is being loaded
         self._freeze()
+        if saved is not None and (saved > 0) != (self._frozen_steps > 0):
+            raise ValueError(
+                f"finetuned_steps={self.finetuned_steps} leaves {self._frozen_steps} denoising steps to a frozen copy of the "
+                f"pre-trained policy, the saved model has left {saved} to one: load it with the value that it was made with"
+            )
 
     def _freeze(self) -> None:
         """Leave the first denoising steps to the pre-trained policy; without one there is nothing worth keeping."""
         gcp = self.policy.actor.gcp
         kept = 0 if self.finetuned_steps is None else max(gcp.denoising_steps - self.finetuned_steps, 0)
         self.policy.freeze_steps(kept if self.pretrained and gcp.has_parts else 0)
+        self._frozen_steps = self.policy.frozen_steps
 
     def pretrain(self, *args: Any, **kwargs: Any) -> "GCPOnPolicyAlgorithm":
         """As :meth:`ogpo_sb3.common.pretraining.PretrainingMixin.pretrain`."""

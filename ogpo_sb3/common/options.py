@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import pathlib
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -29,10 +30,10 @@ def check_shared(
         ("utd_actor", utd_actor, 0.0, sys.float_info.max),
         ("offline_ratio", offline_ratio, 0.0, 1.0),
         ("bc_offline_ratio", bc_offline_ratio, 0.0, 1.0),
-        ("max_grad_norm", max_grad_norm, sys.float_info.min, math.inf),
     ):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low:g}, {high:g}], found {value}")
+    check_positive("max_grad_norm", max_grad_norm, finite=False)
 
 
 # Shares of batches that are drawn from the demonstrations
@@ -50,11 +51,11 @@ def draws_demonstrations(settings: Mapping[str, Any]) -> bool:
 def check_at_least(**limits: tuple[float, int]) -> None:
     """
     :param limits: by argument name, the value given and the smallest that makes sense
-    :raises ValueError: a value below its minimum
+    :raises ValueError: a value below its minimum, NaN or infinite
     """
     for name, (value, least) in limits.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, found {value}")
+        if not least <= value < math.inf:
+            raise ValueError(f"{name} must be at least {least}{' and finite' if value == math.inf else ''}, found {value}")
 
 
 def whole(name: str, value: Any) -> Any:
@@ -95,6 +96,14 @@ def check_off_policy(values: Mapping[str, Any]) -> None:
         (0, ("learning_starts", "critic_warmup_updates", "critic_pretrain_updates", "calql_coef", "bc_coef", "mc_coef")),
     ):
         check_at_least(**{name: (values[name], least) for name in names})
+    if values["bc_offline_ratio"] > 0 and not values["success_bc"]:
+        raise ValueError(
+            f"bc_offline_ratio={values['bc_offline_ratio']} is a share of what success_bc clones, found success_bc=False"
+        )
+    if values["calql_coef"] > 0 and values["critic_pretrain_updates"] == 0:
+        raise ValueError(f"calql_coef={values['calql_coef']} is part of critic pre-training, but critic_pretrain_updates is 0")
+    check_targets(values["q_agg"], values["target_range"])
+    check_cloning(values)
 
 
 def check_on_policy(values: Mapping[str, Any]) -> None:
@@ -111,31 +120,78 @@ def check_on_policy(values: Mapping[str, Any]) -> None:
     )
     if not 0.0 <= values["gae_lambda"] <= 1.0:
         raise ValueError(f"gae_lambda must lie in [0, 1], found {values['gae_lambda']}")
+    check_cloning(values)
 
 
-def check_pretraining(
-    demonstrations: Any,
-    bc_steps: int,
-    clip_bc: float | None,
-    pretrained_policy: Any,
-    offline_ratio: float,
-    bc_offline_ratio: float = 0.0,
-) -> None:
-    """Sources of a first policy that are missing or exclude each other, see :class:`ogpo_sb3.OGPO`."""
-    if bc_steps < 0:
-        raise ValueError(f"bc_steps must be at least 0, found {bc_steps}")
-    if bc_steps > 0 and demonstrations is None:
-        raise ValueError(f"bc_steps={bc_steps} needs demonstrations, found None")
+def check_cloning(values: Mapping[str, Any]) -> None:
+    """
+    :param values: arguments of an algorithm by name
+    :raises ValueError: sources of a first policy that exclude each other, or options of cloning out of range
+    """
+    bc_steps, clip_bc, pretrained_policy = values["bc_steps"], values["clip_bc"], values["pretrained_policy"]
+    check_at_least(bc_steps=(bc_steps, 0))
     if bc_steps > 0 and pretrained_policy is not None:
         raise ValueError(f"bc_steps={bc_steps} and pretrained_policy={str(pretrained_policy)!r} exclude each other: give one")
     if clip_bc is not None and not 0.0 < clip_bc <= 1.0:
         raise ValueError(f"clip_bc is a success rate in (0, 1], found {clip_bc}")
     if clip_bc is not None and bc_steps == 0:
         raise ValueError(f"clip_bc={clip_bc} stops behaviour cloning, but bc_steps is 0")
-    if offline_ratio > 0 and demonstrations is None:
-        raise ValueError(f"offline_ratio={offline_ratio} needs demonstrations with rewards, found None")
-    if bc_offline_ratio > 0 and demonstrations is None:
-        raise ValueError(f"bc_offline_ratio={bc_offline_ratio} needs demonstrations, found None")
+
+
+def check_demonstrations(values: Mapping[str, Any]) -> None:
+    """
+    What a constructor needs and ``load`` may do without: a model goes on predicting where its demonstrations are not.
+
+    :param values: arguments of an algorithm by name
+    :raises ValueError: options that need demonstrations, and none
+    """
+    if values["demonstrations"] is not None:
+        return
+    for name, what in (
+        ("bc_steps", "demonstrations"),
+        ("critic_pretrain_updates", "demonstrations with rewards"),
+        ("offline_ratio", "demonstrations with rewards"),
+        ("bc_offline_ratio", "demonstrations"),
+    ):
+        if values.get(name, 0) > 0:
+            raise ValueError(f"{name}={values[name]} needs {what}, found None")
+
+
+def check_critic_rate(utd_critic: float | None, gradient_steps: int | None) -> None:
+    """
+    :param utd_critic: given or saved
+    :param gradient_steps: given
+    :raises ValueError: both
+    """
+    if utd_critic is not None and gradient_steps is not None:
+        raise ValueError(f"utd_critic={utd_critic} and gradient_steps={gradient_steps} both set the critic's rate: give one")
+
+
+# What ``load`` can replace only under conditions
+NO_REPLACEMENTS = {"chunk_size", "pretrained_policy", "gradient_steps"}
+
+
+def check_replacements(saved: Mapping[str, Any], chunk_size: int, given: Mapping[str, Any]) -> None:
+    """
+    What ``load`` cannot change, because the saved networks have it or another saved option takes precedence.
+
+    :param saved: attributes of the saved model
+    :param chunk_size: of its action space
+    :param given: attributes that are to replace them
+    :raises ValueError: one that would have no effect
+    """
+    if given.get("chunk_size") not in (None, chunk_size):
+        raise ValueError(
+            f"chunk_size={given['chunk_size']} would have no effect: networks of the saved model decide about {chunk_size} "
+            "steps at once"
+        )
+    pretrained = given.get("pretrained_policy")
+    if pretrained is not None and pathlib.Path(pretrained) != pathlib.Path(saved.get("pretrained_policy") or ""):
+        raise ValueError(
+            f"pretrained_policy={str(pretrained)!r} would have no effect: a saved model brings its own parameters, begin a "
+            "new one to start from that policy"
+        )
+    check_critic_rate(given.get("utd_critic", saved.get("utd_critic")), given.get("gradient_steps"))
 
 
 def check_policy(algorithm: str, policy: Any, base: type, aliases: Iterable[str]) -> None:
@@ -153,6 +209,22 @@ def check_policy(algorithm: str, policy: Any, base: type, aliases: Iterable[str]
         raise ValueError(
             f"{algorithm} needs a policy derived from {base.__name__}, found {found}; the names {list(aliases)} choose "
             "a suitable one"
+        )
+
+
+def check_trained(what: str, policy: Any, trained: Iterable[str]) -> None:
+    """
+    :param what: is made, for the sentence
+    :param policy: class of the policy
+    :param trained: its networks that the algorithm knows of, by name
+    :raises ValueError: the policy acts by another one too, which would stay as it is
+    """
+    others = [name for name in policy.actor_names if name not in trained]
+    if others:
+        found = f"{policy.__module__}.{policy.__name__}"
+        raise ValueError(
+            f"{what} wants a policy that acts by {' and '.join(map(repr, trained))}, found {found}, which acts by "
+            f"{' and '.join(map(repr, others))} too: that would never be trained"
         )
 
 
@@ -180,20 +252,16 @@ def check_heads(q_agg: str, n_critics: int) -> None:
         raise ValueError(f"q_agg='subsample' needs n_critics >= 2, found {n_critics}")
 
 
-def check_critic_pretraining(updates: int, calql_coef: float, demonstrations: Any) -> None:
-    """A critic phase before RL without data, or with options and no phase."""
-    if updates > 0 and demonstrations is None:
-        raise ValueError(f"critic_pretrain_updates={updates} needs demonstrations with rewards, found None")
-    if calql_coef > 0 and updates == 0:
-        raise ValueError(f"calql_coef={calql_coef} is part of critic pre-training, but critic_pretrain_updates is 0")
-
-
-def check_positive(name: str, value: float, most: float = math.inf) -> None:
+def check_positive(name: str, value: float, most: float = math.inf, finite: bool = True) -> None:
     """
     :param name: of the argument
     :param value: given
     :param most: the largest that makes sense
+    :param finite: infinity does not, where it would mean no bound
     :raises ValueError: it is not in (0, most]
     """
-    if not 0.0 < value <= most:
+    if 0.0 < value <= most and not (finite and value == math.inf):
+        return
+    if most < math.inf:
         raise ValueError(f"{name} must lie in (0, {most:g}], found {value}")
+    raise ValueError(f"{name} must be positive{' and finite' if value == math.inf else ''}, found {value}")

@@ -4,6 +4,7 @@ import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
 
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
+from ogpo_sb3.common.options import check_positive
 from ogpo_sb3.common.updates import UpdatesMixin
 
 
@@ -12,6 +13,10 @@ class SoftActorMixin(UpdatesMixin):
 
     target_entropy: float | str | None
     initial_temperature: float
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_positive("initial_temperature", self.initial_temperature)
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -370,6 +370,10 @@ class UpdatesMixin(OffPolicyAlgorithm):
             left / 3600,
         )
 
+    def _check_options(self) -> None:
+        """See :class:`ogpo_sb3.common.off_policy.GCPOffPolicyAlgorithm`."""
+        raise NotImplementedError
+
     def _record_metrics(self, n_updates: int, started: float) -> None:
         """
         Hand the means of this round of updates to SB3's logger.

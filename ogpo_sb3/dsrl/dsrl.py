@@ -1,5 +1,6 @@
 """DSRL: SAC over the initial latent of a frozen generative policy."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,20 @@ from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.common.soft_actor import SoftActorMixin
 from ogpo_sb3.critics import Regression, aggregate
 from ogpo_sb3.dsrl.policies import NoisePolicy, POLICIES
+
+
+def check_sources(values: Mapping[str, Any], noise_aliasing: bool) -> None:
+    """
+    :param values: arguments of :class:`DSRL` by name
+    :param noise_aliasing: critics are those of actions
+    :raises ValueError: demonstrations are to be learned from, where latents are
+    """
+    offline = {name: values[name] for name in ("offline_ratio", "critic_pretrain_updates") if values.get(name)}
+    if offline and not noise_aliasing:
+        raise ValueError(f"{offline} needs noise_aliasing=True: demonstrations have actions, but no latents")
+    if values.get("bc_offline_ratio"):
+        found = values["bc_offline_ratio"]
+        raise ValueError(f"bc_offline_ratio={found} clones demonstrations, and success_bc of DSRL latents: they have none")
 
 
 class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
@@ -56,6 +71,7 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
     policy_base = NoisePolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("action_magnitude",)
     counts: ClassVar[tuple[str, ...]] = (*GCPOffPolicyAlgorithm.counts, "distillation_steps")
+    success_coefs: ClassVar[tuple[str, ...]] = ("latent_bc_coef",)  # of what success_bc adds
     policy: NoisePolicy
 
     def __init__(
@@ -77,22 +93,11 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
         policy_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
-        check_positive("action_magnitude", action_magnitude)
-        check_choice("chunk_reward", chunk_reward, ("sum", "max"))
-        check_at_least(distillation_steps=(distillation_steps, 1), latent_bc_coef=(latent_bc_coef, 0))
-        if noise_aliasing and chunk_reward == "max":
-            raise ValueError("chunk_reward='max' belongs to whole decisions, noise_aliasing learns from windows: choose one")
-        offline = {name: kwargs[name] for name in ("offline_ratio", "critic_pretrain_updates") if kwargs.get(name)}
-        if offline and not noise_aliasing:
-            raise ValueError(f"{offline} needs noise_aliasing=True: demonstrations have actions, but no latents")
-        if kwargs.get("bc_offline_ratio"):
-            found = kwargs["bc_offline_ratio"]
-            raise ValueError(f"bc_offline_ratio={found} clones demonstrations, and success_bc of DSRL latents: they have none")
+        check_sources(kwargs, noise_aliasing)  # before the lack of demonstrations is named, which would not help
         if policy_kwargs and policy_kwargs.get("noise_aliasing", noise_aliasing) != noise_aliasing:
             raise ValueError(f"noise_aliasing is an argument of {type(self).__name__} itself, found in policy_kwargs")
         self.action_magnitude, self.noise_aliasing = action_magnitude, noise_aliasing
         self.distillation_steps = distillation_steps
-        check_positive("initial_temperature", initial_temperature)
         self.initial_temperature = initial_temperature
         self.target_entropy, self.chunk_reward = target_entropy, chunk_reward
         self.latent_bc_coef = latent_bc_coef
@@ -108,6 +113,25 @@ class DSRL(SoftActorMixin, GCPOffPolicyAlgorithm):
             policy_kwargs={**(policy_kwargs or {}), "noise_aliasing": noise_aliasing},
             **kwargs,
         )
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_positive("action_magnitude", self.action_magnitude)
+        check_choice("chunk_reward", self.chunk_reward, ("sum", "max"))
+        check_at_least(distillation_steps=(self.distillation_steps, 1), latent_bc_coef=(self.latent_bc_coef, 0))
+        if self.noise_aliasing != self.policy_kwargs["noise_aliasing"]:
+            raise ValueError(
+                f"noise_aliasing={self.noise_aliasing} wants other networks than the saved model has, which was made with "
+                f"noise_aliasing={self.policy_kwargs['noise_aliasing']}"
+            )
+        if self.noise_aliasing and self.chunk_reward == "max":
+            raise ValueError("chunk_reward='max' belongs to whole decisions, noise_aliasing learns from windows: choose one")
+        check_sources(vars(self), self.noise_aliasing)
+        if self.bc_coef != 1.0:
+            raise ValueError(
+                f"bc_coef={self.bc_coef} weighs cloning, and {type(self).__name__} leaves the cloned policy as it is: what "
+                f"success_bc adds has {' and '.join(self.success_coefs)}"
+            )
 
     def _setup_model(self) -> None:
         self.replay_buffer_kwargs = {

@@ -19,6 +19,7 @@ class NoisePolicy(GCPPolicy):
 
     needs_latent: ClassVar[bool] = True
     no_candidates: ClassVar[str | None] = "where this policy's noise actor chooses the latent"
+    has_subsample_bon: ClassVar[bool] = False
     actor_names: tuple[str, ...] = ("actor", "noise_actor", "noise_temperature")
     settings: ClassVar[dict[str, Any]] = dict(action_magnitude=1.0, noise_aliasing=False)
     noise_actor: TanhGaussian

@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.edits import EditMixin, EditPolicy
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
-from ogpo_sb3.common.options import check_at_least, check_positive
+from ogpo_sb3.common.options import check_at_least
 from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.critics import aggregate
@@ -63,13 +63,14 @@ class EXPO(EditMixin, GCPOffPolicyAlgorithm):
         tau: float = 0.05,
         **kwargs: Any,
     ):
-        check_at_least(best_of_n=(best_of_n, 1), edit_bc_coef=(edit_bc_coef, 0))
-        check_positive("edit_scale", edit_scale, 2.0)
         self.best_of_n, self.edit_scale = best_of_n, edit_scale
-        check_positive("initial_temperature", initial_temperature)
         self.initial_temperature = initial_temperature
         self.target_entropy, self.edit_bc_coef = target_entropy, edit_bc_coef
         super().__init__(policy, env, learning_rate=learning_rate, success_bc=success_bc, tau=tau, **kwargs)
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_at_least(best_of_n=(self.best_of_n, 1))
 
     def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
         """Q_target of the next action that would be executed."""

@@ -56,11 +56,14 @@ class FQL(OneStepMixin, GCPOffPolicyAlgorithm):
         actor_tau: float = 0.05,
         **kwargs: Any,
     ):
-        check_at_least(alpha=(alpha, 0), best_of_n=(best_of_n, 1))
         self.alpha, self.best_of_n = alpha, best_of_n
         super().__init__(
             policy, env, learning_rate=learning_rate, success_bc=success_bc, tau=tau, actor_tau=actor_tau, **kwargs
         )
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_at_least(alpha=(self.alpha, 0), best_of_n=(self.best_of_n, 1))
 
     def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
         """See :meth:`ogpo_sb3.common.one_step.OneStepMixin._one_step_value`."""

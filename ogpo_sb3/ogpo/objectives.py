@@ -147,7 +147,7 @@ class AdvantageWeightedChains(ClippedChains):
 
     def __post_init__(self) -> None:
         check_positive("temperature", self.temperature)
-        check_positive("max_weight", self.max_weight)
+        check_positive("max_weight", self.max_weight, finite=False)
 
     def weigh(self, advantage: th.Tensor) -> th.Tensor:
         """See the base class."""
@@ -175,7 +175,7 @@ class AdvantageWeightedRegression(Objective):
 
     def __post_init__(self) -> None:
         check_positive("temperature", self.temperature)
-        check_positive("max_weight", self.max_weight)
+        check_positive("max_weight", self.max_weight, finite=False)
         check_at_least(samples=(self.samples, 1))
         check_choice("sampler", self.sampler, ("ode", "sde"))
         object.__setattr__(self, "draws", "actions" if self.sampler == "ode" else "chains")
@@ -222,7 +222,7 @@ class FlowPolicyOptimisation(Objective):
         check_at_least(samples=(self.samples, 1))
         for name in ("error_limit", "log_ratio_limit"):
             if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
+                check_positive(name, getattr(self, name), finite=False)
 
     def backward(self, update: Update) -> dict[str, th.Tensor]:
         """See the base class."""

@@ -197,7 +197,6 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         self.entropy_coef, self.forward_kl_coef = entropy_coef, forward_kl_coef
         # Weight of the minimum in the next TD target of penalised variants, a tensor that _setup_model makes
         self._next_pessimism: Any = None
-        check_options(self, self._objective)
         if baseline == "value":
             policy_kwargs = {**(policy_kwargs or {}), "state_value": True}
         if extraction == "fql":  # which acts by a network of its own
@@ -287,8 +286,20 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
             load_path_or_dict = {**load_path_or_dict, "policy": state}  # type: ignore[dict-item]
         super().set_parameters(load_path_or_dict, exact_match, device)
 
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_options(self, self._objective)
+
+    @property
+    def _trained_actors(self) -> tuple[str, ...]:
+        """By "fql" a one-step policy too. See the base class."""
+        return (FQL if self.extraction == "fql" else type(self)).policy_base.actor_names
+
+    @property
+    def _described(self) -> str:
+        return f"{super()._described} with extraction={self.extraction!r}"
+
     def _setup_model(self) -> None:
-        check_options(self, self._objective)  # ``load`` may have replaced some
         super()._setup_model()
         self.clip_schedule = as_schedule(self.clip_range, "clip_range")
         check_policy(self, self._objective)

@@ -45,6 +45,11 @@ def check_options(model: "OGPO", objective: Objective) -> None:
         )
     if model.penalty is not None and model.baseline == "value":
         raise ValueError(f"baseline='value' knows nothing of the penalty of {model.penalty}_coef: use baseline='group_mean'")
+    if model.penalty is not None and model.q_variance_samples == 1 and model.q_agg != "mean":
+        raise ValueError(
+            f"q_agg={model.q_agg!r} is of no use with {model.penalty}_coef, which mixes mean and minimum of the heads itself "
+            "unless q_variance_samples is above 1: use q_agg='mean'"
+        )
     _check_objective(model, objective)
 
 
@@ -82,6 +87,11 @@ def _check_objective(model: "OGPO", objective: Objective) -> None:
     if model.extraction == "fql":
         if model.rollout_sampler != "sde":
             raise ValueError(f"rollout_sampler={model.rollout_sampler!r} is of no use with {name}, where another network acts")
+        if model.q_variance_samples > 1:
+            raise ValueError(
+                f"q_variance_samples={model.q_variance_samples} is of no use with {name}, whose targets have one action of "
+                "the one-step policy: use 1"
+            )
         for option in ("entropy_coef", "forward_kl_coef"):
             if getattr(model, option) > 0:
                 raise ValueError(f"{option}={getattr(model, option)} is of no use with {name}, where the flow only clones")

@@ -54,11 +54,14 @@ class PARL(GCPOffPolicyAlgorithm):
         tau: float = 0.005,
         **kwargs: Any,
     ):
-        check_at_least(best_of_n=(best_of_n, 1), keep=(keep, 1), ascent_steps=(ascent_steps, 0))
-        check_positive("ascent_rate", ascent_rate)
         self.best_of_n, self.keep = best_of_n, keep
         self.ascent_steps, self.ascent_rate = ascent_steps, ascent_rate
         super().__init__(policy, env, learning_rate=learning_rate, tau=tau, **kwargs)
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_at_least(best_of_n=(self.best_of_n, 1), keep=(self.keep, 1), ascent_steps=(self.ascent_steps, 0))
+        check_positive("ascent_rate", self.ascent_rate)
 
     def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
         """Q_target of the optimised next action."""

@@ -14,6 +14,7 @@ class OptimisedActionPolicy(GCPPolicy):
     ``ascent_rate`` along the gradient of the target critics' mean.
     """
 
+    has_subsample_bon = False  # by the mean
     settings: ClassVar[dict[str, Any]] = dict(keep=10, ascent_steps=10, ascent_rate=3e-4)
     keep: int
     ascent_steps: int

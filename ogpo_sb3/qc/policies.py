@@ -13,6 +13,8 @@ class BestOfNPolicy(GCPPolicy):
     An actor over tokens, whose deterministic sampler knows one action only, is drawn from instead, by the same latents.
     """
 
+    has_subsample_bon = False  # by the mean
+
     @property
     def n_latents(self) -> int:
         return self.best_of_n

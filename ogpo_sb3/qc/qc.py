@@ -51,11 +51,14 @@ class QC(GCPOffPolicyAlgorithm):
         success_bc: bool = False,
         **kwargs: Any,
     ):
-        check_at_least(best_of_n=(best_of_n, 1))
         self.best_of_n = best_of_n
         super().__init__(
             policy, env, learning_rate=learning_rate, tau=tau, actor_tau=actor_tau, success_bc=success_bc, **kwargs
         )
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_at_least(best_of_n=(self.best_of_n, 1))
 
     def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
         """Q_target of the next action that the online critics choose."""

@@ -10,6 +10,8 @@ from ogpo_sb3.common.policies import GCPPolicy, for_families
 class GaussianPolicy(GCPPolicy):
     """Acts by a squashed Gaussian; the generative actor is only that of a BC checkpoint, which explores at first."""
 
+    no_candidates = "where this policy's Gaussian makes the action"
+    has_subsample_bon = False
     actor_names: tuple[str, ...] = ("actor", "gaussian", "temperature")
     gaussian: TanhGaussian
     temperature: Temperature

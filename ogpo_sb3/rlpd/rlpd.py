@@ -9,7 +9,6 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.optimization import without_gradient_of
-from ogpo_sb3.common.options import check_positive
 from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.schedules import Schedule
 from ogpo_sb3.common.soft_actor import SoftActorMixin
@@ -61,7 +60,6 @@ class RLPD(SoftActorMixin, GCPOffPolicyAlgorithm):
     ):
         if offline_ratio is None:
             offline_ratio = 0.0 if demonstrations is None else 0.5
-        check_positive("initial_temperature", initial_temperature)
         self.initial_temperature = initial_temperature
         self.target_entropy, self.entropy_backup = target_entropy, entropy_backup
         super().__init__(

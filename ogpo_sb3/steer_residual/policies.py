@@ -16,6 +16,7 @@ class SteerResidualPolicy(NoisePolicy, EditPolicy):
     critic values most among some of the noise actor's.
     """
 
+    has_subsample_bon: ClassVar[bool] = True  # of its edits
     actor_names: tuple[str, ...] = ("actor", "noise_actor", "noise_temperature", "edit_actor", "edit_temperature")
     settings: ClassVar[dict[str, Any]] = dict(
         action_magnitude=1.5, noise_aliasing=True, edit_scale=0.5, noise_candidates=16, n_edits=8

@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from ogpo_sb3.common.buffers import ChunkReplaySamples
 from ogpo_sb3.common.edits import EditMixin
-from ogpo_sb3.common.options import check_at_least, check_positive
+from ogpo_sb3.common.options import check_at_least
 from ogpo_sb3.critics import aggregate
 from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.dsrl.dsrl import DSRL
@@ -43,6 +43,7 @@ class SteerResidual(EditMixin, DSRL):
     policy_base = SteerResidualPolicy
     policy_settings: ClassVar[tuple[str, ...]] = ("action_magnitude", "edit_scale", "noise_candidates", "n_edits")
     counts: ClassVar[tuple[str, ...]] = (*DSRL.counts, "noise_candidates", "n_edits")
+    success_coefs: ClassVar[tuple[str, ...]] = (*DSRL.success_coefs, "edit_bc_coef")
     policy: SteerResidualPolicy
 
     def __init__(
@@ -59,8 +60,6 @@ class SteerResidual(EditMixin, DSRL):
         edit_bc_coef: float = 1.0,
         **kwargs: Any,
     ):
-        check_positive("edit_scale", edit_scale, 2.0)
-        check_at_least(noise_candidates=(noise_candidates, 1), n_edits=(n_edits, 1), edit_bc_coef=(edit_bc_coef, 0))
         self.edit_scale, self.noise_candidates, self.n_edits = edit_scale, noise_candidates, n_edits
         self.entropy_backup, self.edit_bc_coef = entropy_backup, edit_bc_coef
         if "noise_aliasing" in kwargs:
@@ -74,6 +73,10 @@ class SteerResidual(EditMixin, DSRL):
             success_bc=success_bc,
             **kwargs,
         )
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_at_least(noise_candidates=(self.noise_candidates, 1), n_edits=(self.n_edits, 1))
 
     def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
         """Q_target of the next decision, and by ``entropy_backup`` what its latent adds in entropy."""

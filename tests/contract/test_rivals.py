@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
 
-from ogpo_sb3 import OGPO, RLPD, evaluate
+from ogpo_sb3 import OGPO, RLPD, evaluate, steer_residual
 from ogpo_sb3.common.errors import TrainingDivergedError
 from ogpo_sb3.common.policies import FlowPolicy
 from tests.contract.models import (
@@ -273,11 +273,42 @@ def test_nothing_trains_on_nan(name):
         ("PA-RL", dict(ascent_rate=-1.0), "ascent_rate"),
         ("QC", dict(calql_coef=5.0), "critic_pretrain_updates"),
         ("QC", dict(critic_pretrain_updates=5), "demonstrations"),
+        ("DSRL", dict(bc_coef=2.0), "bc_coef=2.0 weighs cloning, and DSRL .* has latent_bc_coef"),
+        ("S/R", dict(bc_coef=2.0), "SteerResidual .* has latent_bc_coef and edit_bc_coef"),
+        ("DSRL", dict(policy=steer_residual.FlowPolicy), "DSRL wants .* acts by 'edit_actor' and 'edit_temperature' too"),
+        ("RLPD", dict(policy_kwargs=dict(best_of_n=8)), "best_of_n=8 ranks candidates .* Gaussian makes the action"),
+        *((name, dict(policy_kwargs=dict(subsample_bon=False)), "subsample_bon") for name in ("QC", "DSRL", "RLPD", "PA-RL")),
     ],
 )
 def test_bad_options_are_named(name, kwargs, named):
     with pytest.raises(ValueError, match=named):
         rival(name, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "replaced", "named"),
+    [
+        ("QC", dict(best_of_n=0), "best_of_n must be at least 1, found 0"),
+        ("EXPO", dict(best_of_n=0), "best_of_n must be at least 1, found 0"),
+        ("EXPO", dict(edit_scale=-1.0), r"edit_scale must lie in \(0, 2\], found -1.0"),
+        ("EXPO", dict(edit_bc_coef=-1.0), "edit_bc_coef must be at least 0"),
+        ("DSRL", dict(chunk_reward="median"), "chunk_reward must be one of"),
+        ("DSRL", dict(action_magnitude=float("inf")), "action_magnitude must be positive and finite"),
+        ("DSRL", dict(offline_ratio=0.5), "'offline_ratio': 0.5} needs noise_aliasing=True"),
+        ("DSRL", dict(success_bc=True, bc_offline_ratio=0.5), "success_bc of DSRL latents: they have none"),
+        ("DSRL", dict(noise_aliasing=True), "noise_aliasing=True wants other networks than the saved model has"),
+        ("DSRL", dict(bc_coef=2.0), "bc_coef=2.0"),
+        ("FQL", dict(alpha=-1.0), "alpha must be at least 0, found -1.0"),
+        ("S/R", dict(n_edits=0), "n_edits must be at least 1, found 0"),
+        ("RLPD", dict(initial_temperature=-1.0), "initial_temperature must be positive, found -1.0"),
+        ("PA-RL", dict(ascent_rate=-1.0), "ascent_rate must be positive, found -1.0"),
+        ("PA-RL", dict(keep=0), "keep must be at least 1, found 0"),
+    ],
+)
+def test_what_load_replaces_is_checked(name, replaced, named, tmp_path):
+    rival(name).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=named):
+        RIVALS[name][0].load(tmp_path / "model", device="cpu", **replaced)
 
 
 def test_no_environment_and_no_model():

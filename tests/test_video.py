@@ -7,11 +7,14 @@ import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import SAC
 
 from ogpo_sb3 import OGPO, ChunkActionWrapper, evaluate, record_video
 from ogpo_sb3.envs import headless
 from ogpo_sb3.evaluation.video import Clip, record, write_grid
+from ogpo_sb3.zoo import ALGORITHMS
+from ogpo_sb3.zoo.models import load_model
 from tests.toys import Reach
 
 KWARGS = dict(
@@ -177,6 +180,32 @@ def test_the_command_compares_a_cloned_policy_with_a_model(tmp_path, capsys):
     assert frames.shape == (5, 64 + 24, 128, 3)
     # The same weights and latents: both columns agree.
     np.testing.assert_array_equal(*np.split(frames[-1][24:], 2, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("algo", "family", "options"),
+    [
+        ("ogpo", "DiffusionPolicy", {}),
+        ("pa_rl", "ShortcutPolicy", {}),
+        ("dppo", "FlowPolicy", {}),
+        ("dppo", "DiffusionPolicy", {"finetuned_steps": 1}),
+        ("reinflow", "FlowPolicy", {}),
+    ],
+)
+def test_a_policys_own_file_is_read_whatever_its_family_and_algorithm(tmp_path, algo, family, options):
+    network = {"net_arch": [8], "denoising_steps": 4 if family == "ShortcutPolicy" else 3}
+    model = ALGORITHMS[algo](family, Reach(), chunk_size=2, device="cpu", policy_kwargs=network, **options)
+    with th.no_grad():
+        for parameter in model.policy.actor_ema.parameters():  # other steps than the frozen ones
+            parameter += 0.01 * th.randn_like(parameter)
+    model.policy.save(tmp_path / "policy.zip")
+    observations = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    actions = [
+        m.predict(observations, deterministic=True)[0] for m in (load_model(algo, tmp_path / "policy.zip", Reach()), model)
+    ]
+    np.testing.assert_allclose(*actions, atol=1e-6)
+    with pytest.raises(ValueError, match=f"policy.zip holds a {family}, wanted one that SAC knows"):
+        load_model("sac", tmp_path / "policy.zip", Reach())
 
 
 @pytest.mark.parametrize(

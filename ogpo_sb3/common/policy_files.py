@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 from gymnasium import spaces
 
+from ogpo_sb3.common.saved_files import kind_of
+
 if TYPE_CHECKING:
     from ogpo_sb3.common.policies import GCPPolicy
 
@@ -27,9 +29,11 @@ def read_policy_file(
     try:
         content = th.load(path, map_location=device, weights_only=False)
     except Exception as error:  # torch raises many kinds for a file that is not its own
-        raise ValueError(f"pretrained_policy {str(path)!r} cannot be read as a policy file ({error})") from error
+        raise ValueError(
+            f"pretrained_policy {str(path)!r} should be a file of model.policy.save, found {kind_of(path)}"
+        ) from error
     if not isinstance(content, dict) or "policy_class" not in content:
-        raise ValueError(f"pretrained_policy {str(path)!r} is no file of model.policy.save(...)")
+        raise ValueError(f"pretrained_policy {str(path)!r} should be a file of model.policy.save, found another of torch.save")
     if family is not None and content["policy_class"] != family:
         raise ValueError(f"{path} holds a {content['policy_class']}, wanted a {family}")
     return content

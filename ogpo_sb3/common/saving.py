@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
@@ -26,6 +26,7 @@ from ogpo_sb3.common.optimization import prepare_optimizer
 from ogpo_sb3.common.options import NO_REPLACEMENTS, check_replacements
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.precision import check_precision
+from ogpo_sb3.common.saved_files import CHECKPOINT, WRITTEN_BY, algorithm_name, check_model_file, kind_of
 from ogpo_sb3.envs.chunking import chunk_size_of
 
 SelfSaving = TypeVar("SelfSaving", bound="ModelSavingMixin")
@@ -73,6 +74,7 @@ class ModelSavingMixin(BaseAlgorithm):
         :param exclude: attributes to leave out
         :param include: attributes to keep although they would be left out
         """
+        setattr(self, WRITTEN_BY, algorithm_name(type(self)))
         if not isinstance(path, str | pathlib.Path):
             return super().save(path, exclude, include)
         with atomic_write(with_suffix(path, ".zip")) as file:
@@ -99,8 +101,10 @@ class ModelSavingMixin(BaseAlgorithm):
         :param print_system_info: print the versions it was saved with
         :param force_reset: reset the environment before training goes on
         :param kwargs: attributes to override
-        :raises ValueError: one that is out of range, contradicts the others or would have no effect
+        :raises ValueError: no model, one of another algorithm, or an attribute that is out of range, contradicts the others or
+            would have no effect
         """
+        check_model_file(path, cls)
         if "precision" in kwargs:  # a model of a GPU's precision may be loaded elsewhere, where it is not asked for
             check_precision(kwargs["precision"], get_device(device))
         if isinstance(env, str):
@@ -159,14 +163,9 @@ class ModelSavingMixin(BaseAlgorithm):
         :raises ValueError: no checkpoint, or one of another algorithm
         """
         path = with_suffix(path, CHECKPOINT_SUFFIX)
-        if not zipfile.is_zipfile(path):
-            found = "another kind of file" if path.exists() else "no file"
+        if (found := kind_of(path)) != CHECKPOINT:
             raise ValueError(f"{path} should be a checkpoint written by save_checkpoint, found {found}")
         with zipfile.ZipFile(path) as archive:
-            if "about.json" not in archive.namelist():
-                raise ValueError(
-                    f"{path} should be a checkpoint written by save_checkpoint, found a model: use {cls.__name__}.load"
-                )
             about = json.loads(archive.read("about.json"))
             if about["algorithm"] != cls.__name__:
                 raise ValueError(f"{path} is a checkpoint of {about['algorithm']}, wanted one of {cls.__name__}")
@@ -265,8 +264,31 @@ class SavingMixin(ModelSavingMixin, OffPolicyAlgorithm):
 
         :param path: file name or open file
         :param truncate_last_traj: the environment starts afresh, so that nothing joins the last stored step
+        :raises ValueError: no replay buffer, or one that does not suit the model, which keeps its own
         """
-        super().load_replay_buffer(path, truncate_last_traj)
+        own = self.replay_buffer
+        try:
+            if isinstance(path, str | pathlib.Path):
+                # Opened here, because SB3 leaves a file open that it cannot read
+                with open_path(path, "r", self.verbose, "pkl") as file:
+                    super().load_replay_buffer(file, truncate_last_traj)
+            else:
+                super().load_replay_buffer(path, truncate_last_traj)
+            self._check_replay_buffer()
+        # What pickle raises for half a file, and for a file that is none
+        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError) as error:
+            self.replay_buffer = own
+            raise ValueError(f"{path} cannot be read as a replay buffer of save_replay_buffer ({error})") from error
+        except BaseException:
+            self.replay_buffer = own
+            raise
+        if truncate_last_traj:
+            self.replay_buffer.cut()
+
+    def _check_replay_buffer(self) -> None:
+        """
+        :raises ValueError: what was loaded does not suit the model
+        """
         if not isinstance(self.replay_buffer, ChunkReplayBuffer):
             raise ValueError(f"the replay buffer must be a ChunkReplayBuffer, found {type(self.replay_buffer).__name__}")
         wanted = chunk_size_of(self.action_space)
@@ -274,8 +296,6 @@ class SavingMixin(ModelSavingMixin, OffPolicyAlgorithm):
             raise ValueError(f"the replay buffer holds chunks of {self.replay_buffer.chunk_size} steps, wanted {wanted}")
         if self.replay_buffer.gamma != self.gamma:
             raise ValueError(f"the replay buffer discounts with gamma={self.replay_buffer.gamma}, the model with {self.gamma}")
-        if truncate_last_traj:
-            self.replay_buffer.cut()
 
     def _write_experience(self, archive: zipfile.ZipFile) -> None:
         with archive.open("replay_buffer.pkl", "w", force_zip64=True) as member:

@@ -9,7 +9,9 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from ogpo_sb3.common.actor_value_policies import ActorValuePolicy
 from ogpo_sb3.common.policy_files import read_policy_file
+from ogpo_sb3.common.pretraining import adopt_checkpoint
 from ogpo_sb3.common.saving import CHECKPOINT_SUFFIX
 from ogpo_sb3.zoo import ALGORITHMS
 
@@ -19,7 +21,7 @@ def load_model(algo: str, file: str | Path, env: gym.Env) -> BaseAlgorithm:
 
     :param algo: zoo id of an algorithm of this package, or name of one of Stable-Baselines3's or sb3-contrib's.
     :param file: zip of ``model.save``, a checkpoint of ``model.save_checkpoint`` (without what it has collected), or a zip of
-        ``model.policy.save``, which becomes an untrained model with that policy.
+        ``model.policy.save``, of any family that the algorithm knows, which becomes an untrained model with that policy.
     :param env: an environment of single steps.
     :raises ValueError: an unknown algorithm, no such file, or a checkpoint of another algorithm.
     """
@@ -38,10 +40,33 @@ def load_model(algo: str, file: str | Path, env: gym.Env) -> BaseAlgorithm:
         with zipfile.ZipFile(file) as archive:
             return algorithm.load(io.BytesIO(archive.read("model.zip")), device="cpu", custom_objects=custom)
     try:
-        read_policy_file(file)
+        content = read_policy_file(file)
     except ValueError:
         return algorithm.load(file, device="cpu", custom_objects=custom)
-    return algorithm("FlowPolicy", env, pretrained_policy=str(file), buffer_size=1000, device="cpu")  # type: ignore[call-arg]
+    return _around_policy(algorithm, file, content, env)
+
+
+def _around_policy(algorithm: type[BaseAlgorithm], file: Path, content: dict[str, Any], env: gym.Env) -> BaseAlgorithm:
+    """An untrained model with the policy of a file."""
+    family = content["policy_class"]
+    if family not in algorithm.policy_aliases:
+        raise ValueError(f"{file} holds a {family}, wanted one that {algorithm.__name__} knows: {[*algorithm.policy_aliases]}")
+    policy_class: Any = algorithm.policy_aliases[family]
+    settings: dict[str, Any] = dict(
+        device="cpu", **({"buffer_size": 1000} if hasattr(algorithm, "load_replay_buffer") else {})
+    )
+    if not (content["data"].get("frozen_steps") and issubclass(policy_class, ActorValuePolicy)):
+        return algorithm(family, env, pretrained_policy=str(file), **settings)  # type: ignore[call-arg]
+    # Two networks share the steps of DPPO's fine-tuned policy: it cannot be started from, but it acts as it is.
+    chunk_size, policy_kwargs = adopt_checkpoint(file, family, None)
+    model = algorithm(family, env, chunk_size=chunk_size, policy_kwargs=policy_kwargs, **settings)  # type: ignore[call-arg]
+    policy = policy_class.load(file, device="cpu")
+    for name in ("observation_space", "action_space"):
+        found, wanted = getattr(policy, name), getattr(model, name)
+        if found != wanted:
+            raise ValueError(f"{file} was trained with {name} {found}, wanted {wanted}")
+    model.policy = policy
+    return model
 
 
 def about_checkpoint(file: Path) -> dict[str, Any]:

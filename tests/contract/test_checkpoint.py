@@ -254,12 +254,16 @@ class TestFiles:
         model.save_checkpoint(tmp_path / "run")
         (tmp_path / "folder.ckpt").mkdir()
         (tmp_path / "text.ckpt").write_text("no archive")
+        (tmp_path / "half.ckpt").write_bytes((tmp_path / "run.ckpt").read_bytes()[:5000])
+        model.policy.save(tmp_path / "policy.zip")
         cases = [
             (OGPO, "missing", "missing.ckpt .*save_checkpoint, found no file"),
             (OGPO, "nowhere/at/all.ckpt", "all.ckpt .*save_checkpoint, found no file"),
             (OGPO, "text", "text.ckpt .*save_checkpoint, found another kind of file"),
-            (OGPO, "folder.ckpt", "folder.ckpt .*save_checkpoint, found another kind of file"),
-            (OGPO, "model.zip", "model.zip .*save_checkpoint, found a model: use OGPO.load"),
+            (OGPO, "folder.ckpt", "folder.ckpt .*save_checkpoint, found a folder"),
+            (OGPO, "half", "half.ckpt .*save_checkpoint, found another kind of file, or a part of one"),
+            (OGPO, "policy.zip", "policy.zip .*save_checkpoint, found a file of torch.save, as of model.policy.save"),
+            (OGPO, "model.zip", "model.zip .*save_checkpoint, found a model of model.save"),
             (OGPOCA, "run", "run.ckpt is a checkpoint of OGPO, wanted one of OGPOCA"),
         ]
         for algorithm, name, message in cases:

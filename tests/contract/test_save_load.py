@@ -13,8 +13,9 @@ from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ogpo_sb3 import OGPO, OGPOCA
+from ogpo_sb3 import DPPO, OGPO, OGPOCA, ReinFlow
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
+from ogpo_sb3.common.policy_files import read_policy_file
 from tests.contract.models import (
     ALGORITHMS,
     CHUNK_SIZES,
@@ -173,6 +174,48 @@ class TestModel:
         with pytest.raises(ValueError, match="policy kwargs"):
             OGPO.load(tmp_path / "model", device="cpu", policy_kwargs=dict(net_arch=[4]))
 
+    @pytest.mark.parametrize(
+        ("reader", "name", "sentence"),
+        [
+            (OGPOCA.load, "model", "model.zip was written by OGPO, wanted a model of OGPOCA: use OGPO.load"),
+            (ReinFlow.load, "dppo.zip", "dppo.zip was written by DPPO, wanted a model of ReinFlow: use DPPO.load"),
+            (OGPO.load, "dppo.zip", "dppo.zip was written by DPPO, wanted a model of OGPO: use DPPO.load"),
+            (OGPO.load, "policy.zip", "policy.zip should be a model written by OGPO.save, found .* as of model.policy.save"),
+            (OGPO.load, "run.ckpt", "run.ckpt should be a model written by OGPO.save, found a checkpoint of save_checkpoint"),
+            (OGPO.load, "half.zip", "half.zip should be .*, found another kind of file, or a part of one"),
+            (read_policy_file, "model.zip", "model.zip' should be a file of model.policy.save, found a model of model.save"),
+            (read_policy_file, "run.ckpt", "run.ckpt' should be .*, found a checkpoint of save_checkpoint"),
+        ],
+    )
+    def test_files_of_another_kind_or_algorithm(self, reader, name, sentence, tmp_path):
+        """Nothing else than the right file is read, and the sentence says what was found."""
+        model = build()
+        model.save(tmp_path / "model")
+        model.policy.save(tmp_path / "policy.zip")
+        model.save_checkpoint(tmp_path / "run")
+        DPPO("FlowPolicy", vec(Line), policy_kwargs=dict(net_arch=[8]), device="cpu").save(tmp_path / "dppo")
+        (tmp_path / "half.zip").write_bytes((tmp_path / "model.zip").read_bytes()[:5000])
+        with pytest.raises(ValueError, match=sentence) as error:
+            reader(tmp_path / name, device="cpu")
+        assert "\n" not in str(error.value)
+
+    def test_files_that_do_not_say_their_algorithm(self, tmp_path):
+        """Those of earlier versions; and a user's own subclass reads its base's files, and the other way round."""
+        model = build()
+        model.save(tmp_path / "new")
+        with zipfile.ZipFile(tmp_path / "new.zip") as new, zipfile.ZipFile(tmp_path / "old.zip", "w") as old:
+            for name in new.namelist():
+                content = new.read(name)
+                if name == "data":
+                    data = json.loads(content)
+                    assert data.pop("written_by") == "OGPO"
+                    content = json.dumps(data)
+                old.writestr(name, content)
+        for cls in (OGPO, type("Own", (OGPO,), {})):
+            assert same_predictions(model, cls.load(tmp_path / "old", device="cpu"))
+            cls.load(tmp_path / "new", device="cpu").save(tmp_path / "again")
+            assert same_predictions(model, OGPO.load(tmp_path / "again", device="cpu"))
+
     def test_exclude_and_include(self, tmp_path):
         """L2."""
         model = build()
@@ -330,6 +373,12 @@ class TestReplayBuffer:
         save_to_pkl(tmp_path / "buffer.pkl", dict(some="thing"))
         with pytest.raises(AssertionError, match="ReplayBuffer"):
             model.load_replay_buffer(tmp_path / "buffer.pkl")
+        assert isinstance(model.replay_buffer, ChunkReplayBuffer)  # its own
+        model.save_replay_buffer(tmp_path / "whole")
+        for name, content in (("half", (tmp_path / "whole.pkl").read_bytes()[:500]), ("text", b"no pickle"), ("none", b"")):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=f"{name} cannot be read as a replay buffer of save_replay_buffer"):
+                build().load_replay_buffer(tmp_path / name)
 
     def test_other_chunks_and_discounts_are_refused(self, tmp_path):
         """One sentence at once, rather than wrong windows later."""

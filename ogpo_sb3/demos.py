@@ -13,7 +13,7 @@ import numpy as np
 from ogpo_sb3.demonstrations import DemonstrationSet, load, save
 from ogpo_sb3.demonstrations.experts import collect
 from ogpo_sb3.demonstrations.inspection import summary, warnings
-from ogpo_sb3.demonstrations.replay import Replay, replay, task_for
+from ogpo_sb3.demonstrations.replay import Replay, check_fit, replay, task_for
 from ogpo_sb3.demonstrations.saving import check_target, is_minari
 
 _TARGET = "<file>.npz, <file>.hdf5 (robomimic's layout) or minari:<id>"
@@ -131,7 +131,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     demonstrations = _load_anyway(options.source, options.env)
-    check_target(options.output, generated="generated_by" in demonstrations.meta)
+    check_target(options.output, generated="generated_by" in demonstrations.meta, masks=options.split != 0.0)
     if not 0.0 <= options.split < 1.0:
         raise ValueError(f"--split is a share of at least 0 and below 1, not {options.split}.")
     env_kwargs = dict(options.env_kwargs)
@@ -144,6 +144,7 @@ def _convert(options: argparse.Namespace) -> None:
     elif options.env is not None:
         task = task_for(demonstrations, options.env)
         demonstrations = task.adapt(demonstrations, **{**task.kwargs, **env_kwargs})
+        check_fit(demonstrations, task, env_kwargs)
         demonstrations.meta.update(env_id=task.id, env_kwargs=env_kwargs)
     if options.successful:
         if demonstrations.successes is None:
@@ -206,7 +207,9 @@ def _split(demonstrations: DemonstrationSet, options: argparse.Namespace) -> dic
     if options.split == 0.0:
         return {}
     order = np.random.default_rng(options.seed).permutation(demonstrations.n_episodes)
-    n_valid = max(1, round(options.split * demonstrations.n_episodes))
+    if demonstrations.n_episodes < 2:
+        raise ValueError(f"{demonstrations.source}: --split needs 2 episodes, found {demonstrations.n_episodes}.")
+    n_valid = max(1, min(round(options.split * demonstrations.n_episodes), demonstrations.n_episodes - 1))
     return {"valid": sorted(order[:n_valid].tolist()), "train": sorted(order[n_valid:].tolist())}
 
 

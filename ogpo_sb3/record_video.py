@@ -9,6 +9,7 @@ from pathlib import Path
 import gymnasium as gym
 
 from ogpo_sb3.demos import _keyword
+from ogpo_sb3.envs.registry import make_with
 from ogpo_sb3.evaluation.video import Video, record
 
 
@@ -73,7 +74,7 @@ def _record(options: argparse.Namespace) -> Video:
     named = _titles(options.model)
     if len({title for title, _ in named}) < len(named):
         raise ValueError(f"the models need different titles, found {[title for title, _ in named]}: write TITLE=FILE")
-    env = gym.make(options.env, render_mode="rgb_array", **env_kwargs)
+    env = make_with(options.env, env_kwargs, render_mode="rgb_array")
     try:
         from ogpo_sb3.zoo.models import load_model
 

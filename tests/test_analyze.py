@@ -423,6 +423,12 @@ class TestCommand:
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("error: ") and message in error
 
+    def test_a_misspelt_environment_does_not_claim_the_folder(self, run, tmp_path):
+        for env_id, kwargs, message in (("No-v0", {}, "doesn't exist"), (REACH, {"foo": 1}, "cannot be made with .*'foo': 1")):
+            with pytest.raises((ValueError, gym.error.Error), match=message):
+                analyse(find([run[0]], "ogpo", env_id, kwargs), tmp_path / "out", Settings(**SMALL))
+        assert not (tmp_path / "out").exists()
+
     def test_a_folder_belongs_to_one_analysis(self, analysed, run):
         with pytest.raises(ValueError, match="holds an analysis with other n_samples: choose another folder"):
             analyse(analysed[0], analysed[1], Settings(**{**SMALL, "n_samples": 31}))

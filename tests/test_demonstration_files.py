@@ -483,6 +483,20 @@ def test_other_names_are_free(name):
     assert published(name) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "masks", "sentence"),
+    [
+        ("x.npz", {"half": [0]}, r"x\.npz: filter keys .* wanted a \.hdf5 or \.h5 file"),
+        ("x.hdf5", {"half": [0, 9]}, r"x\.hdf5: the filter key half lists episode 9, wanted some of 0 to 2"),
+        ("x.hdf5", {"none": []}, r"x\.hdf5: the filter key none lists no episode"),
+    ],
+)
+def test_filter_keys_that_would_be_lost_or_name_nothing_are_refused(tmp_path, name, masks, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        save(make(), tmp_path / name, masks=masks)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_target_is_refused(tmp_path):
     for target, sentence in (
         (tmp_path, "is a directory"),

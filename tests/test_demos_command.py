@@ -49,6 +49,9 @@ def test_a_stopped_collection_goes_on_to_the_same_data(tmp_path, monkeypatch):
     assert continued.meta == whole.meta
     with pytest.raises(ValueError, match=r"holds attempts with another seed \(2, now 3\)"):
         collect(**{**arguments, "seed": 3}, work=tmp_path / "work")
+    for file in (tmp_path / "work").glob("*.npz"):
+        file.unlink()
+    assert collect(**{**arguments, "seed": 3}, work=tmp_path / "work").meta["seed"] == 3  # there is no attempt to mix up
 
 
 def test_the_share_of_successes_can_be_limited():
@@ -82,6 +85,8 @@ def test_what_is_collected_says_so(tmp_path, capsys):
     [
         ("door-expert-v1.npz", "is how D4RL names"),
         ("minari:D4RL/door/expert-v2", "names a published"),
+        ("minari:hammer", "minari:hammer is no id of a Minari data set, wanted minari:(<namespace>/)<name>-v<version>"),
+        ("minari:a b-v0", "minari:a b-v0 is no id of a Minari data set"),
         ("x.csv", "are written to"),
     ],
 )
@@ -130,11 +135,28 @@ def test_replays_can_be_kept(tmp_path, capsys):
         (("convert", "shipped:pusht", "x.hdf5", "--split", "1.5"), "--split is a share"),
         (("convert", "shipped:pusht", "x.hdf5", "--episodes", "0"), "0 episodes wanted, there are 206"),
         (("convert", "shipped:pusht", "x.hdf5", "--env", "ogpo/Nothing-v0"), "found 'ogpo/Nothing-v0'"),
+        (("convert", "shipped:pusht", "x.npz", "--split", "0.5"), "x.npz: filter keys (masks, --split) are part of robomimic"),
+        (
+            ("convert", "shipped:pusht", "minari:a-v0", "--split", "0.5"),
+            "minari:a-v0: filter keys (masks, --split) are part of",
+        ),
+        (("convert", "shipped:pusht", "x.hdf5", "--episodes", "1", "--split", "0.5"), "--split needs 2 episodes, found 1"),
+        (("convert", "shipped:pusht", "x.hdf5", "--env", DOOR), f"no data of {DOOR}: shipped:pusht: observations has shape"),
         (("replay", "nowhere.npz"), "there is no such file"),
+        (
+            ("replay", "shipped:pusht", "--env-kwargs", "foo:1"),
+            "ogpo/PushT-v0 cannot be made with the arguments {'foo': 1}: PushT",
+        ),
+        (
+            ("collect", "--env", DOOR, "-o", "x.npz", "--env-kwargs", "foo:1"),
+            f"{DOOR} cannot be made with the arguments {{'foo'",
+        ),
+        (("collect", "--env", DOOR, "-o", "x.npz", "--reward", "dens"), "dens"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, capsys, monkeypatch, arguments, sentence):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     status, _, err = run(capsys, *arguments)
     assert status == 1 and sentence in err and not list(tmp_path.iterdir())
 

@@ -186,7 +186,7 @@ def test_the_command_compares_a_cloned_policy_with_a_model(tmp_path, capsys):
     ("algo", "family", "options"),
     [
         ("ogpo", "DiffusionPolicy", {}),
-        ("pa_rl", "ShortcutPolicy", {}),
+        ("ogpo_ca", "ShortcutPolicy", {}),
         ("dppo", "FlowPolicy", {}),
         ("dppo", "DiffusionPolicy", {"finetuned_steps": 1}),
         ("reinflow", "FlowPolicy", {}),

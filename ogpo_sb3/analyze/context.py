@@ -14,6 +14,7 @@ from ogpo_sb3.analyze.stages import Source, Stage
 from ogpo_sb3.common.actor_value_policies import ActorValuePolicy
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.saving import CHECKPOINT_SUFFIX
+from ogpo_sb3.envs.registry import make_with
 from ogpo_sb3.zoo.models import load_model
 
 _ROWS = 512  # rows that networks are evaluated at in one go
@@ -97,7 +98,7 @@ class Context:
 
     def make_env(self) -> gym.Env:
         """A new environment of single steps."""
-        return gym.make(self.source.env_id, **self.source.env_kwargs)
+        return make_with(self.source.env_id, self.source.env_kwargs)
 
     def episodes_file(self, i: int) -> Path:
         """

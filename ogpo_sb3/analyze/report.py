@@ -51,6 +51,8 @@ def analyse(
     folder = Path(out)
     context = Context(source, settings, folder)
     about = json.loads(json.dumps(context.describe()))
+    if not (folder / "settings.json").exists():
+        context.model(0)  # a misspelt environment or algorithm must not claim the folder
     _claim(folder / "settings.json", about)
     wanted = [name for name in ANALYSES if only is None or name in only]
     missing = sum(not context.episodes_file(i).exists() for i in range(len(source.stages)))

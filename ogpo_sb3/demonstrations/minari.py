@@ -74,11 +74,7 @@ def write(demonstrations: DemonstrationSet, data_id: str, show_progress: bool = 
     from ogpo_sb3.demonstrations.loading import import_reader
 
     minari = import_reader("minari", f"minari:{data_id}")
-    from minari.storage.datasets_root_dir import get_dataset_path
-
-    path = Path(get_dataset_path(data_id))
-    if path.exists():
-        raise ValueError(f"minari:{data_id} exists already in {path}: choose another name or version.")
+    path = free_path(data_id)
     meta = {key: value for key, value in demonstrations.meta.items() if key != _REPEATED}
     if demonstrations.final_observations is None:
         meta[_REPEATED] = True
@@ -101,6 +97,29 @@ def write(demonstrations: DemonstrationSet, data_id: str, show_progress: bool = 
         shutil.rmtree(path, ignore_errors=True)
         raise
     return data_id
+
+
+def free_path(data_id: str) -> Path:
+    """Where a new data set would lie.
+
+    :param data_id: as in ``write``.
+    :raises ValueError: a malformed or taken id.
+    """
+    from ogpo_sb3.demonstrations.loading import import_reader
+
+    import_reader("minari", f"minari:{data_id}")
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    try:
+        parse_dataset_id(data_id)
+    except (ValueError, TypeError) as error:  # the latter for want of a version
+        wanted = "minari:(<namespace>/)<name>-v<version>"
+        raise ValueError(f"minari:{data_id} is no id of a Minari data set, wanted {wanted}.") from error
+    path = Path(get_dataset_path(data_id))
+    if path.exists():
+        raise ValueError(f"minari:{data_id} exists already in {path}: choose another name or version.")
+    return path
 
 
 def _convert(dataset: Any, source: str) -> DemonstrationSet:

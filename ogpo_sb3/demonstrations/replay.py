@@ -10,7 +10,7 @@ import numpy as np
 
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.demonstrations.dataset import BOUNDS_TOLERANCE, DemonstrationSet
-from ogpo_sb3.envs.registry import TASKS, Task, register_environments, resolve
+from ogpo_sb3.envs.registry import TASKS, Task, make_with, register_environments, resolve
 
 logger = logging.getLogger("ogpo_sb3")
 
@@ -74,7 +74,7 @@ def replay(
     if set_states and demonstrations.states is None:
         raise ValueError(f"{demonstrations.source}: there are no simulator states to restore; replay the actions instead.")
     register_environments()
-    env = gym.make(task.id, max_episode_steps=int(demonstrations.episode_lengths.max()) + 1, **env_kwargs)
+    env = make_with(task.id, env_kwargs, max_episode_steps=int(demonstrations.episode_lengths.max()) + 1)
     try:
         adapted, clipped = _fitted(demonstrations, task, env, env_kwargs)
         starts, how = _starts(demonstrations, task, env)
@@ -103,6 +103,28 @@ def task_for(demonstrations: DemonstrationSet, env_id: str | None = None) -> Tas
             f"{demonstrations.source}: replay needs a task to replay in, found {env_id!r}, wanted one of {', '.join(TASKS)}."
         )
     return TASKS[env_id]
+
+
+def check_fit(demonstrations: DemonstrationSet, task: Task, env_kwargs: Mapping[str, Any]) -> None:
+    """Refuse data, adapted already, that cannot have come from a task. Where its simulator is missing, nothing is checked.
+
+    :param demonstrations: what is to be called the task's.
+    :param task: of the registry.
+    :param env_kwargs: arguments of ``gym.make``.
+    :raises ValueError: observations or actions are others than the environment's.
+    """
+    register_environments()
+    try:
+        env = make_with(task.id, env_kwargs)
+    except ImportError as error:
+        logger.warning(f"{demonstrations.source} is not compared with {task.id}: {error}")
+        return
+    spaces = env.observation_space, env.action_space
+    env.close()
+    try:
+        demonstrations.for_space(spaces[0]).validate_for(*spaces)
+    except ValueError as error:
+        raise ValueError(f"These are no data of {task.id}: {error}") from error
 
 
 def _fitted(

@@ -130,6 +130,13 @@ def write(
     masks = dict(masks or {})
     if demonstrations.successes is not None and demonstrations.successes.any():
         masks.setdefault("successful", np.flatnonzero(demonstrations.successes).tolist())
+    for name, episodes in masks.items():
+        absent = [index for index in episodes if not 0 <= index < demonstrations.n_episodes]
+        if absent or not len(episodes):
+            found = f"episode {absent[0]}" if absent else "no episode"
+            raise ValueError(
+                f"{path}: the filter key {name} lists {found}, wanted some of 0 to {demonstrations.n_episodes - 1}."
+            )
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         data = file.create_group("data")
         for index in progress(range(demonstrations.n_episodes), str(path), demonstrations.n_episodes, show_progress):

@@ -30,9 +30,10 @@ def save(
     :param masks: filter keys of robomimic's layout, with their episodes.
     :param show_progress: draw a bar over the episodes.
     :return: the target as it was written, a source for :func:`ogpo_sb3.demonstrations.load`.
-    :raises ValueError: another format, or generated data under the name of a published data set.
+    :raises ValueError: another format, one that has no place for filter keys, an episode that is not there, or generated data
+        under the name of a published data set.
     """
-    check_target(target, generated="generated_by" in demonstrations.meta)
+    check_target(target, generated="generated_by" in demonstrations.meta, masks=masks is not None and len(masks) > 0)
     if is_minari(target):
         from ogpo_sb3.demonstrations import minari
 
@@ -44,14 +45,17 @@ def save(
     return str(robomimic.write(demonstrations, target, masks, show_progress))
 
 
-def check_target(target: str | Path, generated: bool) -> None:
+def check_target(target: str | Path, generated: bool, masks: bool = False) -> None:
     """Refuse a target before the work begins.
 
     :param target: as in ``save``.
     :param generated: the data were made by a program, not by people.
+    :param masks: filter keys are to be written.
     :raises ValueError: see ``save``.
     """
     name = str(target).removeprefix("minari:")
+    if masks and (is_minari(target) or Path(target).suffix.lower() == ".npz"):
+        raise ValueError(f"{target}: filter keys (masks, --split) are part of robomimic's layout, wanted a .hdf5 or .h5 file.")
     if not is_minari(target):
         if Path(target).is_dir():
             raise ValueError(f"{target} is a directory; name the file to write.")
@@ -61,6 +65,10 @@ def check_target(target: str | Path, generated: bool) -> None:
         raise ValueError(
             f"{target} is how {publisher} names a published data set; generated data need another name, such as lift-scripted."
         )
+    if is_minari(target):
+        from ogpo_sb3.demonstrations import minari
+
+        minari.free_path(name)
 
 
 def is_minari(target: str | Path) -> bool:

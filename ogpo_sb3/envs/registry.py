@@ -159,6 +159,25 @@ def register_environments() -> None:
             )
 
 
+def make_with(env_id: str, env_kwargs: Mapping[str, Any], **options: Any) -> gym.Env[Any, Any]:
+    """``gym.make``, with a sentence for arguments that the environment does not know.
+
+    :param env_id: an id.
+    :param env_kwargs: the user's arguments of the environment.
+    :param options: other arguments, which win.
+    :return: the environment.
+    :raises ValueError: an unknown argument, or one of the wrong type.
+    """
+    try:
+        return gym.make(env_id, **{**env_kwargs, **options})
+    except TypeError as error:
+        if not env_kwargs:
+            raise
+        # Gymnasium repeats the call and all its arguments behind the first sentence.
+        reason = str(error).partition(" was raised from")[0]
+        raise ValueError(f"{env_id} cannot be made with the arguments {dict(env_kwargs)}: {reason}") from error
+
+
 def task_of(env: Any) -> Task | None:
     """The task behind an environment.
 

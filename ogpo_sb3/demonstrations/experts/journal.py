@@ -26,7 +26,7 @@ class Journal:
         # Through JSON and back, as the recorded ones were.
         settings = json.loads(json.dumps(settings))
         path = self.folder / _SETTINGS
-        if path.exists():
+        if path.exists() and any(self.folder.glob("*.npz")):
             before = json.loads(path.read_text())
             differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
             if differing:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ogpo_sb3.demonstrations.dataset import DemonstrationSet
 from ogpo_sb3.demonstrations.experts.journal import Journal
 from ogpo_sb3.demonstrations.replay import described
-from ogpo_sb3.envs.registry import TASKS, register_environments, resolve
+from ogpo_sb3.envs.registry import TASKS, make_with, register_environments, resolve
 
 # More failures than this per wanted success means that the expert does not solve the task, with this noise at least.
 ATTEMPTS_PER_EPISODE = 20
@@ -68,8 +68,13 @@ def collect(
         raise ValueError(f"max_success={max_success} fills up with failures: it is not negative and needs keep_failures.")
     register_environments()
     settings = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {}), "seed": seed, "noise": noise}
-    journal = Journal(work, {**settings, "versions": _versions()})
-    env = gym.make(env_id, **(env_kwargs or {}))
+    # Before the journal: its settings must not be those of an environment that cannot be made.
+    env = make_with(env_id, env_kwargs or {})
+    try:
+        journal = Journal(work, {**settings, "versions": _versions()})
+    except BaseException:
+        env.close()
+        raise
     expert: Expert = resolve(task.expert)(env)
     kept: list[dict[str, Any]] = []
     attempts = succeeded = 0

@@ -10,7 +10,7 @@ import gymnasium as gym
 
 from ogpo_sb3.demos import _keyword
 from ogpo_sb3.envs.registry import make_with
-from ogpo_sb3.evaluation.video import Video, record
+from ogpo_sb3.evaluation.video import Video, check_path, record
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,9 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError, ImportError, OSError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    names = _titles(options.model)
-    for (title, file), successes in zip(names, video.successes, strict=True):
-        print(f"{title or file}: {int(successes.sum())} of {len(successes)} episodes succeed")
+    if video.successes is None:
+        print(f"{options.env} does not say whether an episode succeeds")
+    else:
+        for (title, file), successes in zip(_titles(options.model), video.successes, strict=True):
+            print(f"{title or file}: {int(successes.sum())} of {len(successes)} episodes succeed")
     print(f"Wrote {video.path}")
     return 0
 
@@ -70,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _record(options: argparse.Namespace) -> Video:
     if options.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, found {options.episodes}")
+    check_path(options.output)  # before the models are read
     env_kwargs = dict(options.env_kwargs)
     named = _titles(options.model)
     if len({title for title, _ in named}) < len(named):

@@ -425,6 +425,13 @@ class Payload:
         ),
         (b"nonsense", "not a readable pickle"),
         (pickle.dumps({"a": 1}), "found dict, wanted a list of episodes"),
+        (pickle.dumps(dapg(init_state_dict=5)), "episode 0: init_state_dict is int, wanted a dictionary"),
+        (pickle.dumps([dapg()[0], {**dapg()[1], "init_state_dict": {}}]), r"episode 1: init_state_dict is \[\], wanted"),
+        (
+            pickle.dumps([dapg()[0], {**dapg()[1], "actions": np.zeros(())}]),
+            r"episode 1: actions has shape \(\), wanted a row",
+        ),
+        (pickle.dumps(dapg(observations=[[1.0], [1.0, 2.0]])), "episode 0: observations is no array"),
         (pickle.dumps([{"actions": np.zeros((2, 3))}]), r"episode 0: the key observations is missing, found \['actions'\]"),
     ],
 )

@@ -118,6 +118,13 @@ def test_action_windows_never_leave_their_episode(chunk_size):
         ({"episode_ends": [0, 9]}, "episode_ends is not a strictly increasing"),
         ({"episode_ends": [3, 8]}, "closes at step 8, but actions has 9 steps"),
         ({"episode_ends": []}, "there is no data"),
+        ({"episode_ends": 9}, r"episode_ends has shape \(\), wanted \(episodes,\)"),
+        ({"episode_ends": [3.5, 4, 9]}, "episode_ends holds fractions"),
+        ({"observations": np.zeros((9, 4), complex)}, "made here: observations is of type complex128, wanted real numbers"),
+        ({"observations": {"a": np.full((9, 1), "x")}}, "made here: observations/a is of type <U1, wanted real numbers"),
+        ({"actions": [[1.0], [1.0, 2.0]]}, "made here: actions is no array"),
+        ({"final_observations": np.zeros((3, 5))}, r"has rows of \(5,\), wanted those of observations, \(4,\)"),
+        ({"final_observations": {"a": np.zeros((3, 4))}}, r"has rows of a \(4,\), wanted those of observations, \(4,\)"),
         (
             {"actions": np.where(np.arange(18).reshape(9, 2) == 11, np.nan, 0.0)},
             "actions holds NaN or infinity, first in row 5",
@@ -223,6 +230,25 @@ def test_npz_reads_the_bare_arrays_of_published_files(tmp_path):
     read = load(tmp_path / "flat.npz")
     assert_same(read, data, ("observations", "actions", "episode_ends"))
     assert read.rewards is None and read.meta["ignored"] == ["extra"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"meta": "{broken"}, "meta is not readable as JSON"),
+        ({"meta": "[1]"}, "meta holds a list, wanted a dictionary in JSON"),
+        ({"scenes": np.arange(3)}, r"scenes has type int64 and shape \(3,\), wanted a text per episode"),
+        ({"scenes": "one"}, r"scenes has type <U3 and shape \(\), wanted a text per episode"),
+        ({"episode_ends": np.array(["3", "4", "9"])}, "episode_ends is of type <U1, wanted real numbers"),
+    ],
+)
+def test_npz_names_file_and_key_of_what_is_wrong(tmp_path, changes, sentence):
+    arrays = {"observations": np.zeros((9, 4)), "actions": np.zeros((9, 2)), "episode_ends": ENDS}
+    np.savez(tmp_path / "data.npz", **{**arrays, **changes})
+    with pytest.raises(ValueError, match=rf"data\.npz: {sentence}"):
+        load(tmp_path / "data.npz")
+    np.savez(tmp_path / "data.npz", **arrays, scenes=np.array(["a", "b", "c"]))
+    assert load(tmp_path / "data.npz").scenes == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("missing", ["observations", "actions", "episode_ends"])

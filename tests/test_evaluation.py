@@ -186,7 +186,9 @@ def test_statistics():
     assert sure.success_interval[1] == pytest.approx(1.0) and 0.3 < sure.success_interval[0] < 0.5
 
 
-def test_bad_arguments_are_named(model):
+def test_bad_arguments_are_named(model, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
     with pytest.raises(ValueError, match="sampler"):
         evaluate(model, Reach, sampler="mode")
     with pytest.raises(ValueError, match="at least one episode"):
@@ -203,9 +205,15 @@ def test_bad_arguments_are_named(model):
         (dict(eval_freq=0), "eval_freq must be at least 1 environment step, found 0"),
         (dict(eval_freq=10, n_episodes=0), "n_episodes must be at least 1, found 0"),
         (dict(eval_freq=10, sampler="mode"), "sampler must be one of .*, found 'mode'"),
+        (dict(eval_freq=10, env="Pendulm-v1"), "Environment `Pendulm` doesn't exist"),
+        (dict(eval_freq=10, csv_path=tmp_path), "csv_path: .* is a folder, wanted a file"),
+        (dict(eval_freq=10, csv_path=file / "curve.csv"), "csv_path: .*file is a file, wanted a folder"),
     ):
-        with pytest.raises(ValueError, match=named):
+        with pytest.raises((ValueError, gym.error.Error), match=named):
             EvaluateCallback(**arguments)
+    with pytest.raises(ValueError, match=r"save_path: .*file is a file, wanted a folder"):
+        FullCheckpointCallback(10, file / "checkpoints")
+    assert EvaluateCallback(10, env="Pendulum-v1", csv_path=tmp_path / "new" / "curve.csv").csv_path is not None
 
 
 def test_environments_that_do_not_suit_are_named_and_closed(model):

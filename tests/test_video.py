@@ -123,7 +123,7 @@ def test_any_model_and_a_real_environment(tmp_path):
     model = SAC("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10, seed=0)
     env = gym.make("Pendulum-v1", render_mode="rgb_array", max_episode_steps=4)
     video = record(model, env, tmp_path / "sac.mp4", seeds=[3])
-    assert len(frames_of(tmp_path / "sac.mp4")) == 5 and video.successes.tolist() == [[False]]
+    assert len(frames_of(tmp_path / "sac.mp4")) == 5 and video.successes is None
     env.close()
 
 
@@ -146,10 +146,12 @@ def test_clips_give_back_their_frames():
         ({"env": Reach}, "render_mode"),
         ({"env": lambda: ChunkActionWrapper(Drawn(), 2)}, "should be one without ChunkActionWrapper, found chunks of 2"),
         ({"path": "out.avi"}, r"out\.avi: videos are written as \.mp4 or \.gif"),
+        ({"fps": 0}, "fps must be positive, found 0"),
     ],
 )
 def test_what_cannot_be_recorded_is_said(models, tmp_path, monkeypatch, arguments, sentence):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Drawn, "reset", lambda *_, **__: pytest.fail("drawn for nothing"))
     with pytest.raises(ValueError, match=sentence):
         record(models["after"], **{"env": Drawn, "path": "out.gif", "max_steps": 2, **arguments})
     assert not list(tmp_path.iterdir())
@@ -208,10 +210,21 @@ def test_a_policys_own_file_is_read_whatever_its_family_and_algorithm(tmp_path, 
         load_model("sac", tmp_path / "policy.zip", Reach())
 
 
+def test_the_command_claims_no_failure_where_success_is_unknown(tmp_path, capsys):
+    SAC("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10, seed=0).save(tmp_path / "sac.zip")
+    arguments = ["--algo", "sac", "--env", "Pendulum-v1", "--model", str(tmp_path / "sac.zip"), "--max-steps", "2", "--quiet"]
+    assert record_video.main([*arguments, "--episodes", "1", "-o", str(tmp_path / "out.gif")]) == 0
+    printed = capsys.readouterr().out
+    assert "Pendulum-v1 does not say whether an episode succeeds" in printed and "succeed\n" not in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--model", "nowhere.zip"], "nowhere.zip: there is no such model file"),
+        (["--model", "nowhere.zip", "-o", "out.avi"], "out.avi: videos are written as .mp4 or .gif"),
+        (["--model", "nowhere.zip", "-o", "out"], "out: videos are written as .mp4 or .gif"),
+        (["--model", "nowhere.zip", "--env-kwargs", "foo:1"], "ogpo/PushT-v0 cannot be made with the arguments {'foo': 1}"),
         (["--model", "a=x.zip", "--model", "a=y.zip"], "the models need different titles"),
         (["--model", "x.zip", "--episodes", "0"], "--episodes must be at least 1"),
         (["--model", __file__, "--algo", "ogp"], "there is no algorithm 'ogp', wanted one of ogpo"),

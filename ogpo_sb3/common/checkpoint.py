@@ -6,6 +6,7 @@ import re
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from ogpo_sb3.common.files import check_folder
 from ogpo_sb3.common.progress import check_counts_itself
 from ogpo_sb3.common.saving import CHECKPOINT_SUFFIX
 
@@ -33,6 +34,7 @@ class FullCheckpointCallback(BaseCallback):
         super().__init__(verbose)
         if save_freq < 1 or (keep is not None and keep < 1):
             raise ValueError(f"save_freq and keep must be at least 1, found {save_freq} and {keep}")
+        check_folder(save_path, "save_path")
         self.save_freq, self.keep = int(save_freq), keep
         self.save_path, self.name_prefix = pathlib.Path(save_path), name_prefix
         self._next = 0

@@ -22,6 +22,18 @@ def with_suffix(path: str | os.PathLike[str], suffix: str) -> pathlib.Path:
     return path if path.suffix else path.with_name(path.name + suffix)
 
 
+def check_folder(path: str | os.PathLike[str], name: str) -> None:
+    """
+    :param path: of a folder that is to be made, or used
+    :param name: of the argument that asks for it
+    :raises ValueError: a file stands in its place, or in that of a folder above it
+    """
+    path = pathlib.Path(path)
+    for folder in (path, *path.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{name}: {folder} is a file, wanted a folder")
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """

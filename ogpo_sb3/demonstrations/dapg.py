@@ -47,6 +47,21 @@ def read(path: Path) -> DemonstrationSet:
         for key in _REQUIRED:
             if key not in episode:
                 raise ValueError(f"{path}: episode {index}: the key {key} is missing, found {sorted(episode)}.")
+        start = episode["init_state_dict"]
+        if not isinstance(start, dict) or start.keys() != episodes[0]["init_state_dict"].keys():
+            found = sorted(start) if isinstance(start, dict) else type(start).__name__
+            raise ValueError(
+                f"{path}: episode {index}: init_state_dict is {found}, wanted a dictionary, the same of every episode."
+            )
+        for key, ndim in (("observations", 2), ("actions", 2), ("rewards", None)):
+            try:
+                shape, first = np.shape(episode[key]), np.shape(episodes[0][key])
+            except ValueError as error:  # rows of different lengths
+                raise ValueError(f"{path}: episode {index}: {key} is no array ({error}).") from error
+            if not shape or ndim not in (None, len(shape)) or shape[1:] != first[1:]:
+                raise ValueError(
+                    f"{path}: episode {index}: {key} has shape {shape}, wanted a row per step, as the others have."
+                )
     start = episodes[0]["init_state_dict"]
     task = next((name for name, parts in STATE_PARTS.items() if all(part in start for part in parts)), None)
     meta: dict[str, Any] = {"source": str(path), "format": "DAPG"}

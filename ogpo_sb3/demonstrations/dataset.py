@@ -18,6 +18,8 @@ Observations = np.ndarray | dict[str, np.ndarray]
 # Recorded actions can lie a rounding error outside the bounds they were clipped to.
 BOUNDS_TOLERANCE = 1e-3
 
+_DTYPES = {"actions": np.float32, "rewards": np.float32, "terminals": bool, "successes": bool, "states": np.float64}
+
 # Entries of meta that are lists with one item per episode.
 _EPISODE_META = ("reset_seeds", "initial_states")
 
@@ -55,20 +57,39 @@ class DemonstrationSet:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.observations = _as_observations(self.observations)
-        self.actions = np.asarray(self.actions, dtype=np.float32)
-        self.episode_ends = np.asarray(self.episode_ends, dtype=np.int64)
-        if self.rewards is not None:
-            self.rewards = np.asarray(self.rewards, dtype=np.float32)
-        if self.terminals is not None:
-            self.terminals = np.asarray(self.terminals, dtype=bool)
+        self.observations = self._as_observations("observations", self.observations)
         if self.final_observations is not None:
-            self.final_observations = _as_observations(self.final_observations)
-        if self.successes is not None:
-            self.successes = np.asarray(self.successes, dtype=bool)
-        if self.states is not None:
-            self.states = np.asarray(self.states, dtype=np.float64)
+            self.final_observations = self._as_observations("final_observations", self.final_observations)
+        ends = self._numbers("episode_ends", self.episode_ends)
+        if np.any(ends != np.floor(ends)):
+            raise ValueError(f"{self.source}: episode_ends holds fractions, wanted numbers of steps.")
+        self.episode_ends = ends.astype(np.int64, copy=False)
+        for key, dtype in _DTYPES.items():
+            if (value := getattr(self, key)) is not None:
+                setattr(self, key, self._numbers(key, value).astype(dtype, copy=False))
         self.check()
+
+    def _numbers(self, key: str, value: Any) -> np.ndarray:
+        """An array of real numbers, whatever their type, or a ValueError that names source and key."""
+        try:
+            array = np.asarray(value)
+        except ValueError as error:  # rows of different lengths
+            raise ValueError(f"{self.source}: {key} is no array ({error}).") from error
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"{self.source}: {key} is of type {array.dtype}, wanted real numbers.")
+        return array
+
+    def _as_observations(self, key: str, observations: Any) -> Observations:
+        """Copy-free where possible: images stay uint8, everything else becomes float32."""
+        if isinstance(observations, dict):
+            return {
+                str(name): self._as_observations(f"{key}/{name}", value)  # type: ignore[misc]
+                for name, value in observations.items()
+            }
+        if isinstance(observations, LazyRows):
+            return observations  # type: ignore[return-value]
+        array = self._numbers(key, observations)
+        return array if array.dtype == np.uint8 else array.astype(np.float32, copy=False)
 
     @property
     def source(self) -> str:
@@ -104,9 +125,11 @@ class DemonstrationSet:
         """Raise a ValueError that names source and key when the arrays do not fit together or hold NaN or infinity."""
         if self.actions.ndim != 2:
             raise ValueError(f"{self.source}: actions has shape {self.actions.shape}, wanted (steps, action_dim).")
+        if self.episode_ends.ndim != 1:
+            raise ValueError(f"{self.source}: episode_ends has shape {self.episode_ends.shape}, wanted (episodes,).")
         if self.n_steps == 0 or self.n_episodes == 0:
             raise ValueError(f"{self.source}: there is no data ({self.n_steps} steps, {self.n_episodes} episodes).")
-        if self.episode_ends.ndim != 1 or np.any(self.episode_lengths <= 0):
+        if np.any(self.episode_lengths <= 0):
             raise ValueError(f"{self.source}: episode_ends is not a strictly increasing list of positive numbers.")
         if self.episode_ends[-1] != self.n_steps:
             raise ValueError(
@@ -116,6 +139,16 @@ class DemonstrationSet:
             self._check_array(key, array, self.n_steps, "steps")
         for key, array in self._per_episode():
             self._check_array(key, array, self.n_episodes, "episodes")
+        if self.final_observations is not None:
+            before, after = (
+                {key: array.shape[1:] for key, array in _items("", observations)}
+                for observations in (self.observations, self.final_observations)
+            )
+            if before != after:
+                found, wanted = (", ".join(f"{k[1:]} {v}".strip() for k, v in rows.items()) for rows in (after, before))
+                raise ValueError(
+                    f"{self.source}: final_observations has rows of {found}, wanted those of observations, {wanted}."
+                )
         if self.scenes is not None and len(self.scenes) != self.n_episodes:
             raise ValueError(
                 f"{self.source}: there are {len(self.scenes)} scenes, wanted one for each of {self.n_episodes} episodes."
@@ -329,16 +362,6 @@ class DemonstrationSet:
             )
         if (array.dtype == np.uint8) != (space.dtype == np.uint8):
             raise ValueError(f"{self.source}: {key} is of type {array.dtype}, wanted {space.dtype} for this environment.")
-
-
-def _as_observations(observations: Any) -> Observations:
-    """Copy-free where possible: images stay uint8, everything else becomes float32."""
-    if isinstance(observations, dict):
-        return {str(key): _as_observations(value) for key, value in observations.items()}  # type: ignore[misc]
-    if isinstance(observations, LazyRows):
-        return observations  # type: ignore[return-value]
-    array = np.asarray(observations)
-    return array if array.dtype == np.uint8 else array.astype(np.float32, copy=False)
 
 
 def _take(observations: Observations, rows: np.ndarray) -> Observations:

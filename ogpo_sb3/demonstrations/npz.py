@@ -42,7 +42,7 @@ def from_arrays(arrays: dict[str, np.ndarray], source: str) -> DemonstrationSet:
     :param source: what errors call the data.
     :return: the data set.
     """
-    meta: dict[str, Any] = json.loads(str(arrays.pop("meta"))) if "meta" in arrays else {}
+    meta = _meta(arrays.pop("meta"), source) if "meta" in arrays else {}
     # The file is where a user can look; who made its content stays in the record under another name.
     if "source" in meta and "origin" not in meta:
         meta["origin"] = meta["source"]
@@ -59,7 +59,10 @@ def from_arrays(arrays: dict[str, np.ndarray], source: str) -> DemonstrationSet:
     final = _observations(arrays, ("final_observations",))
     optional: dict[str, Any] = {key: arrays.pop(key) for key in _OPTIONAL if key in arrays}
     if "scenes" in arrays:
-        optional["scenes"] = [scene.decode() for scene in arrays.pop("scenes").tolist()]
+        scenes = arrays.pop("scenes")
+        if scenes.ndim != 1 or scenes.dtype.kind not in "SU":
+            raise ValueError(f"{source}: scenes has type {scenes.dtype} and shape {scenes.shape}, wanted a text per episode.")
+        optional["scenes"] = [scene.decode() if isinstance(scene, bytes) else scene for scene in scenes.tolist()]
     if arrays:
         meta["ignored"] = sorted(arrays)
     return DemonstrationSet(
@@ -70,6 +73,16 @@ def from_arrays(arrays: dict[str, np.ndarray], source: str) -> DemonstrationSet:
         meta=meta,
         **optional,
     )
+
+
+def _meta(array: np.ndarray, source: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(str(array))
+    except ValueError as error:
+        raise ValueError(f"{source}: meta is not readable as JSON ({error}).") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{source}: meta holds a {type(meta).__name__}, wanted a dictionary in JSON.")
+    return meta
 
 
 def _observations(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Any:

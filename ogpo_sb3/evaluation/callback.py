@@ -6,9 +6,11 @@ import os
 import pathlib
 from typing import Any
 
+import gymnasium as gym
+from gymnasium.envs.registration import parse_env_id
 from stable_baselines3.common.callbacks import BaseCallback
 
-from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.common.files import atomic_write, check_folder
 from ogpo_sb3.common.options import check_at_least, check_choice
 from ogpo_sb3.common.progress import check_counts_itself
 from ogpo_sb3.evaluation.rollouts import SAMPLERS, EvaluationResult, evaluate
@@ -28,7 +30,9 @@ class EvaluateCallback(BaseCallback):
     :param csv_path: file to append to; None for none
     :param sampler: as in :func:`ogpo_sb3.evaluate`
     :param verbose: 1 prints a line per evaluation
-    :raises ValueError: a frequency or a number of episodes below 1, an unknown sampler, or a place inside ``EveryNTimesteps``
+    :raises ValueError: a frequency or a number of episodes below 1, an unknown sampler, a csv_path that cannot be written, or
+        a place inside ``EveryNTimesteps``
+    :raises gymnasium.error.Error: an id of no environment
     """
 
     def __init__(
@@ -45,6 +49,12 @@ class EvaluateCallback(BaseCallback):
             raise ValueError(f"eval_freq must be at least 1 environment step, found {eval_freq}")
         check_at_least(n_episodes=(n_episodes, 1))
         check_choice("sampler", sampler, SAMPLERS)
+        if isinstance(env, str) and ":" not in env and parse_env_id(env)[2] is not None:  # else gym.make finds out what it is
+            gym.spec(env)
+        if csv_path is not None:
+            if os.path.isdir(csv_path):
+                raise ValueError(f"csv_path: {csv_path} is a folder, wanted a file")
+            check_folder(pathlib.Path(csv_path).parent, "csv_path")
         self.eval_freq, self.n_episodes, self.eval_env, self.sampler = int(eval_freq), n_episodes, env, sampler
         self.csv_path = None if csv_path is None else pathlib.Path(csv_path)
         self._next = 0

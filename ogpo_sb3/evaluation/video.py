@@ -32,7 +32,7 @@ class Clip:
 
     def __init__(self, title: str = "") -> None:
         self.title = title
-        self.success = False
+        self.success: bool | None = False
         self._file = tempfile.TemporaryFile()
         self._shape: tuple[int, ...] = ()
         self._n = 0
@@ -67,12 +67,12 @@ class Video:
 
     :param path: the file
     :param seeds: (E,) seeds of the episodes
-    :param successes: (models, E) whether each episode succeeded
+    :param successes: (models, E) whether each episode succeeded; None where the environment does not say
     """
 
     path: pathlib.Path
     seeds: np.ndarray
-    successes: np.ndarray
+    successes: np.ndarray | None
 
 
 def record(
@@ -117,6 +117,9 @@ def record(
     seeds = list(range(FIRST_SEED, FIRST_SEED + n_episodes)) if seeds is None else list(seeds)
     if not models or not seeds:
         raise ValueError(f"record() needs a model and an episode, found {len(models)} models and {len(seeds)} episodes")
+    check_path(path)
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps must be positive, found {fps}")
     for name, value in (("every", every), ("columns", columns), ("size", size), ("max_steps", max_steps)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, found {value}")
@@ -131,10 +134,10 @@ def record(
     try:
         for job in progress(range(len(jobs)), "episodes recorded", len(jobs), progress_bar):
             title, seed = jobs[job]
-            words = [f"{title}," if title else "", f"seed {seed}:"]
             clip = clips[title, seed] = Clip()
             clip.success = _roll_out(models[title], made, seed, clip, every, max_steps, size)
-            clip.title = " ".join([*filter(None, words), "success" if clip.success else "no success"])
+            outcome = {True: ": success", False: ": no success", None: ""}[clip.success]
+            clip.title = f"{title}, seed {seed}{outcome}" if title else f"seed {seed}{outcome}"
     finally:
         if made is not env:
             made.close()
@@ -147,7 +150,8 @@ def record(
         width = math.ceil(math.sqrt(len(seeds))) if columns is None else min(columns, len(seeds))
     rows = [ordered[start : start + width] for start in range(0, len(ordered), width)]
     write_grid([[(clip.title, clip) for clip in row] for row in rows], path, fps)
-    successes = np.array([[clips[title, seed].success for seed in seeds] for title in models])
+    said = [[clips[title, seed].success for seed in seeds] for title in models]
+    successes = None if any(success is None for row in said for success in row) else np.array(said)
     return Video(pathlib.Path(path), np.array(seeds), successes)
 
 
@@ -167,7 +171,7 @@ def record_episode(
     """
     frames: list[np.ndarray] = []
     with drawing_from(seed, model.device):
-        success = _roll_out(model, env, seed, frames, every, max_steps, None, sampler)
+        success = bool(_roll_out(model, env, seed, frames, every, max_steps, None, sampler))
     return frames, success
 
 
@@ -196,9 +200,7 @@ def write_grid(
     :raises ValueError: another suffix, or a clip without frames
     """
     imageio = _import_imageio()
-    path = pathlib.Path(path)
-    if path.suffix.lower() not in (".mp4", ".gif"):
-        raise ValueError(f"{path}: videos are written as .mp4 or .gif")
+    path = check_path(path)
     empty = [title for row in rows for title, frames in row if not len(frames)]
     if empty:
         raise ValueError(f"the clip {empty[0]!r} has no frames")
@@ -217,6 +219,19 @@ def write_grid(
             writer.append_data(np.concatenate(lines, axis=0))
 
 
+def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """
+    :param path: of a video
+    :raises ValueError: another suffix, or a folder
+    """
+    path = pathlib.Path(path)
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise ValueError(f"{path}: videos are written as .mp4 or .gif")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, wanted the name of a video")
+    return path
+
+
 def _make(env: Any, env_kwargs: Mapping[str, Any] | None) -> gym.Env:
     if isinstance(env, gym.Env):
         return env
@@ -227,8 +242,8 @@ def _make(env: Any, env_kwargs: Mapping[str, Any] | None) -> gym.Env:
 
 def _roll_out(
     model: Any, env: gym.Env, seed: int, frames: Any, every: int, max_steps: int | None, size: int | None, sampler: str = "ode"
-) -> bool:
-    """Append an episode's frames; whether it succeeded."""
+) -> bool | None:
+    """Append an episode's frames; whether it succeeded, None where the environment does not say."""
     if isinstance(env.action_space, ChunkBox):
         found = env.action_space.chunk_size
         raise ValueError(f"a video shows single steps: env should be one without ChunkActionWrapper, found chunks of {found}")
@@ -247,7 +262,7 @@ def _roll_out(
                 frames.append(_picture(env, size))
             if done:
                 break
-    return bool(success_of(info))
+    return success_of(info)
 
 
 def _picture(env: gym.Env, size: int | None) -> np.ndarray:

@@ -424,7 +424,11 @@ class TestCommand:
         assert error.startswith("error: ") and message in error
 
     def test_a_misspelt_environment_does_not_claim_the_folder(self, run, tmp_path):
-        for env_id, kwargs, message in (("No-v0", {}, "doesn't exist"), (REACH, {"foo": 1}, "cannot be made with .*'foo': 1")):
+        for env_id, kwargs, message in (
+            ("No-v0", {}, "doesn't exist"),
+            ("Pendulum-v1", {}, "observation_space"),
+            (REACH, {"foo": 1}, "cannot be made with .*'foo': 1"),
+        ):
             with pytest.raises((ValueError, gym.error.Error), match=message):
                 analyse(find([run[0]], "ogpo", env_id, kwargs), tmp_path / "out", Settings(**SMALL))
         assert not (tmp_path / "out").exists()

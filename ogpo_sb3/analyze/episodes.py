@@ -109,6 +109,21 @@ def take(observations: Observations, indices: Any) -> Observations:
     return observations[indices]
 
 
+def matched(model: Any, env: gym.Env) -> gym.Env:
+    """
+    :param model: an algorithm of this package
+    :param env: environment of single steps, or chunked like the model
+    :return: the environment with the model's chunks
+    :raises ValueError: another environment than the model's
+    """
+    chunked = chunk_like(env, chunk_size_of(model.action_space))
+    for name in ("observation_space", "action_space"):
+        found, wanted = getattr(chunked, name), getattr(model, name)
+        if found != wanted:
+            raise ValueError(f"the environment's {name.replace('_', ' ')} is {found}, the model's {wanted}")
+    return chunked
+
+
 def run_episodes(model: Any, env: gym.Env, n_episodes: int, sampler: str, bar: Any = None) -> Episodes:
     """
     Episodes of :func:`ogpo_sb3.evaluate`'s seeds and latents, one after the other: with the sampler "ode" they are those that
@@ -121,11 +136,7 @@ def run_episodes(model: Any, env: gym.Env, n_episodes: int, sampler: str, bar: A
     :param bar: tqdm's, moved by one per episode
     :raises ValueError: another environment than the model's
     """
-    chunked = chunk_like(env, chunk_size_of(model.action_space))
-    for name in ("observation_space", "action_space"):
-        found, wanted = getattr(chunked, name), getattr(model, name)
-        if found != wanted:
-            raise ValueError(f"the environment's {name.replace('_', ' ')} is {found}, the model's {wanted}")
+    chunked = matched(model, env)
     act, policy = Deployed(model, sampler, None), model.policy
     policy.set_training_mode(False)
     per_episode: dict[str, list[Any]] = {name: [] for name in ("lengths", "returns", "successes", "terminated", "last")}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ogpo_sb3.analyze import calibration, denoising, distributions, ratios, speed
 from ogpo_sb3.analyze.context import Context, NotApplicable, Settings
+from ogpo_sb3.analyze.episodes import matched
 from ogpo_sb3.analyze.projection import chosen
 from ogpo_sb3.analyze.stages import Source
 from ogpo_sb3.common.files import write_json
@@ -52,7 +53,12 @@ def analyse(
     context = Context(source, settings, folder)
     about = json.loads(json.dumps(context.describe()))
     if not (folder / "settings.json").exists():
-        context.model(0)  # a misspelt environment or algorithm must not claim the folder
+        # A misspelt environment or algorithm must not claim the folder.
+        env = context.make_env()
+        try:
+            matched(context.model(0), env)
+        finally:
+            env.close()
     _claim(folder / "settings.json", about)
     wanted = [name for name in ANALYSES if only is None or name in only]
     missing = sum(not context.episodes_file(i).exists() for i in range(len(source.stages)))

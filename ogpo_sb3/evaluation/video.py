@@ -93,7 +93,7 @@ def record(
     Record episodes of a model, or of several models on the same seeds.
 
     One model fills a grid of episodes; several models stand side by side, one column each and one row per episode. A shorter
-    episode rests on its last frame. Titles name model, seed and outcome.
+    episode rests on its last frame. Titles name model, seed and outcome, where the environment says it.
 
     :param model: an algorithm of this package (one ODE sample of the EMA actor per decision, as :func:`ogpo_sb3.evaluate`) or
         any Stable-Baselines3 model (its deterministic action); or a dictionary from titles to models

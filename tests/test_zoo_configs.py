@@ -14,6 +14,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 
 from ogpo_sb3 import OGPO, OGPOCA, ChunkActionWrapper, presets
+from ogpo_sb3.compare.settings import parse_assignments
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.zoo import ALGORITHMS, register
 from ogpo_sb3.zoo.arguments import prepare_train, wrapped_chunk_size
@@ -195,6 +196,25 @@ def test_bare_words_are_text_and_expressions_are_not():
     )
     assert values["a"] == "lin_1e-4" and values["b"] == 3e-4 and values["e"] == "minari:x/y-v0" and values["f"] is None
     assert items == ["a:'lin_1e-4'", "b:3e-4", "c:dict(x=nn.ReLU)", "d:nn.ReLU", "e:'minari:x/y-v0'", "f:None"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("false", False),
+        ("TRUE", True),
+        ("none", None),
+        ("no", False),
+        ("null", None),
+        ("Nonet", "Nonet"),
+        ("true.npz", "true.npz"),
+    ],
+)
+def test_words_of_yaml_are_their_values(text, value):
+    (found, items), parsed = read_items([f"a:{text}"], "-params"), parse_assignments([f"b.a={text}"])
+    assert found["a"] is parsed["b.a"] is value or found["a"] == parsed["b.a"] == value
+    assert items == [f"a:{value!r}"], "RL-Zoo evaluates it to the same"
+    assert parse_assignments(["policy_kwargs.sde_correction=none"]) == {"policy_kwargs.sde_correction": "none"}
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

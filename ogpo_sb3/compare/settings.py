@@ -19,6 +19,7 @@ import gymnasium as gym
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.common.schedules import WarmupCosine
 from ogpo_sb3.envs.registry import resolve
+from ogpo_sb3.zoo.parameters import read_word
 
 # How the shared policy is cloned; the same for all algorithms, so that these are no settings of one.
 CLONING: dict[str, Any] = dict(
@@ -61,7 +62,7 @@ REWARD = ("reward", "reward_scale", "success_bonus")  # arguments of environment
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """
-    :param assignments: "name=value" with a Python literal or a bare word as value
+    :param assignments: "name=value" with a Python literal or a bare word as value; false, true and none in any case are no text
     :raises ValueError: no "=" or a value that is neither
     """
     parsed: dict[str, Any] = {}
@@ -74,7 +75,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError) as error:
             if not re.fullmatch(r"[A-Za-z][\w.:/-]*", value):
                 raise ValueError(f"--set {name} wants a Python literal or a word, found {value!r}") from error
-            parsed[name] = value
+            parsed[name] = read_word(name, value)
     return parsed
 
 

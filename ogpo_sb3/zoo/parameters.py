@@ -4,10 +4,20 @@ import ast
 import re
 from typing import Any
 
+# What YAML and its users write for a value that Python spells otherwise; as text, "false" would count as true.
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("true", "yes", "on"), True),
+    **dict.fromkeys(("false", "no", "off"), False),
+    **dict.fromkeys(("none", "null"), None),
+}
+# Settings that have a choice of such a name.
+_OWN_WORDS = {"sde_correction": "none"}
+
 
 def read_items(items: list[str], option: str) -> tuple[dict[str, Any], list[str]]:
     """
-    RL-Zoo evaluates every value. Here a bare word or path is taken as text, so that ``policy:FlowPolicy`` works unquoted.
+    RL-Zoo evaluates every value. Here a bare word or path is taken as text, so that ``policy:FlowPolicy`` works unquoted,
+    but for the words of :func:`read_word`.
 
     :param items: what follows ``-params`` or ``--env-kwargs``
     :param option: its name, for the sentence
@@ -24,12 +34,25 @@ def read_items(items: list[str], option: str) -> tuple[dict[str, Any], list[str]
             values[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             if _is_bare(text):
-                values[name], text = text, repr(text)
+                values[name] = read_word(name, text)
+                text = repr(values[name])
             else:
                 _check_expression(item, text, option)
                 values[name] = text
         evaluable.append(f"{name}:{text}")
     return values, evaluable
+
+
+def read_word(name: str, text: str) -> Any:
+    """
+    :param name: of a setting, dotted or not
+    :param text: a bare word
+    :return: the truth value or None that a YAML file says by it, in any case; else the word
+    """
+    word = text.lower()
+    if word not in _WORDS or _OWN_WORDS.get(name.rpartition(".")[2]) == word:
+        return text
+    return _WORDS[word]
 
 
 def as_item(name: str, value: Any, source: str) -> str:

@@ -24,9 +24,12 @@ from ogpo_sb3.zoo.parameters import as_item, read_items
 from ogpo_sb3.zoo.runs import read_saved
 from ogpo_sb3.zoo.samplers import convert_params, sampler_for
 from ogpo_sb3.zoo.steps import EnvironmentSteps
+from ogpo_sb3.zoo.studies import chosen_trial
 from tests.toys import Bandit
 
 FAMILY = ("ogpo", "ogpo_plus", "ogpo_ca", "ogpo_chi2")
+WRAPPER, CALLBACK = "gymnasium.wrappers.ClipAction", "stable_baselines3.common.callbacks.CheckpointCallback"
+PUSHT = ("--algo", "ogpo", "--env", "ogpo/PushT-v0")
 LIGHT = [name for name, task in TASKS.items() if task.extra in (None, "adroit", "kitchen")]
 
 
@@ -166,11 +169,24 @@ def test_chunk_size_on_the_command_line_wins():
 
 def test_wrappers_and_callbacks_of_a_file_are_kept(tmp_path):
     config = tmp_path / "mine.yml"
-    entry = dict(policy="MlpPolicy", n_timesteps=10, env_wrapper="a.Wrapper", callback=[{"a.Callback": {"x": 1}}])
+    entry = dict(policy="MlpPolicy", n_timesteps=10, env_wrapper=WRAPPER, callback=[{CALLBACK: {"x": 1}}])
     config.write_text(yaml.safe_dump({"ogpo/PushT-v0": entry}))
     said = added(["--algo", "tqc", "--env", "ogpo/PushT-v0", "-conf", str(config)])
-    assert said["env_wrapper"] == ["a.Wrapper", {"ogpo_sb3.ChunkActionWrapper": {"chunk_size": 4}}]
-    assert said["callback"] == ["ogpo_sb3.zoo.steps.EnvironmentSteps", {"a.Callback": {"x": 1}}]
+    assert said["env_wrapper"] == [WRAPPER, {"ogpo_sb3.ChunkActionWrapper": {"chunk_size": 4}}]
+    assert said["callback"] == ["ogpo_sb3.zoo.steps.EnvironmentSteps", {CALLBACK: {"x": 1}}]
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+    text = (
+        "{policy: FlowPolicy, n_timesteps: 1e5, buffer_size: 1.0e+4, learning_rate: 1e-3, tau: 5E-3, gamma: 0.9, bc_steps: 0, "
+    )
+    (tmp_path / "mine.yml").write_text(f"default: {text} policy_kwargs: {{noise_std: 5e-2, net_arch: [8]}}}}\n")
+    said = added(["--algo", "ogpo", "--env", "Pendulum-v1", "-conf", str(tmp_path / "mine.yml"), "-params", "batch_size:1e2"])
+    policy_kwargs = dict(noise_std=0.05, net_arch=[8])
+    wanted = dict(
+        n_timesteps=100_000, buffer_size=10_000, learning_rate=1e-3, tau=5e-3, policy_kwargs=policy_kwargs, batch_size=100
+    )
+    assert said == wanted and all(type(said[name]) is type(value) for name, value in wanted.items())
 
 
 def test_environments_without_chunks_are_left_alone():
@@ -244,6 +260,20 @@ def test_words_of_yaml_are_their_values(text, value):
         (["optimize", "--algo", "ogpo", "--env", "ogpo/PushT-v0", "-n", "40", "--n-evaluations", "11"], ["10 decisions"]),
         (["optimize", "--algo", "ogpo", "--env", "ogpo/PushT-v0", "-params", "gradient_steps:1"], ["gradient_steps"]),
         (["plot-train", "-a", "ogpo", "-e", "ogpo/PushT-v0", "-f", "nowhere"], ["nowhere"]),
+        (["train", *PUSHT, "-conf", "quik"], ["-conf wants 'quick'", "found none called 'quik'"]),
+        (["train", *PUSHT, "-i", "nope.zip"], ["-i must be the .zip file", "nope.zip"]),
+        (["train", *PUSHT, "-n", "0"], ["-n must be at least 1, found 0"]),
+        (["train", *PUSHT, "-params", "n_timesteps:-5"], ["n_timesteps must be at least 1, found -5"]),
+        (["train", *PUSHT, "-params", "n_envs:two"], ["n_envs must be a whole number, found 'two'"]),
+        (["train", *PUSHT, "-params", "batch_size:1.5"], ["batch_size must be a whole number, found 1.5"]),
+        (["train", *PUSHT, "-params", "tau:small"], ["tau must be a number, found 'small'"]),
+        (["train", *PUSHT, "-params", "success_bc:maybe"], ["success_bc must be true or false, found 'maybe'"]),
+        (["train", *PUSHT, "-params", "learning_rate:slow"], ["learning_rate must be a number or lin_<number>", "'slow'"]),
+        (["train", *PUSHT, "-params", "env_wrapper:ogpo_sb3.Nope"], ["env_wrapper names no class", "'ogpo_sb3.Nope'"]),
+        (["train", *PUSHT, "-params", "callback:Nope"], ["callback names no class", "'Nope'"]),
+        (["train", *PUSHT, "--trial-id", "3"], ["--trial-id 3", "found no --storage"]),
+        (["train", *PUSHT, "--trial-id", "0", "--storage", "s.log", "--study-name", "s"], ["found no file s.log"]),
+        (["optimize", *PUSHT, "--n-trials", "0"], ["--n-trials must be at least 1, found 0"]),
     ],
 )
 def test_what_is_wrong_is_named_before_anything_runs(argv, words, capsys, monkeypatch, tmp_path):
@@ -389,6 +419,26 @@ def test_saved_settings_are_read_without_running_anything(tmp_path):
     (tmp_path / "evil.yml").write_text("!!python/object/apply:os.system ['true']")
     with pytest.raises(ValueError, match=r"evil\.yml cannot be read"):
         read_saved(tmp_path / "evil.yml")
+
+
+def test_a_trial_is_found_by_its_number(tmp_path):
+    storage = str(tmp_path / "study.log")
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+    study = optuna.create_study(storage=backend, study_name="s")
+    for value in (1.0, 2.0):
+        study.enqueue_trial({"x": value})
+        study.tell(study.ask({"x": optuna.distributions.FloatDistribution(0.0, 3.0)}), 0.0)
+    study.ask()
+    for number, value in enumerate((1.0, 2.0)):
+        index = chosen_trial(storage, "s", number)
+        assert index and study.trials[index].params == {"x": value}, "RL-Zoo takes the index 0 for no trial"
+    for name, number, told in (
+        ("s", 3, "one of the 3 trials"),
+        ("s", 2, "no settings"),
+        ("t", 0, "'t' is no study of .*, found s"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            chosen_trial(storage, name, number)
 
 
 @pytest.mark.parametrize(("env_id", "noise"), [("ogpo/RobomimicSquare-v0", "?noise=1"), ("ogpo/RobomimicToolHang-v0", "")])

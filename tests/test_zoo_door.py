@@ -16,6 +16,7 @@ from stable_baselines3.common.results_plotter import ts2xy
 from ogpo_sb3 import OGPOCA
 from ogpo_sb3.zoo.door import main
 from ogpo_sb3.zoo.runs import find_runs
+from ogpo_sb3.zoo.samplers import convert_params
 
 ROOT = pathlib.Path(__file__).parents[1]
 TASK = ("--algo", "ogpo_ca", "--env", "ogpo/PushT-v0")
@@ -123,6 +124,33 @@ def test_benchmark_goes_on_where_it_was_stopped(trained, monkeypatch, capsys):
     assert "ogpo-PushT-v0_1 was not evaluated: there is no model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["-params", "bc_steps:0", "policy:Flow"], "Flow"),
+        (["-params", "bc_steps:0", "policy_kwargs:dict(net_arhc=[8])"], "net_arhc"),
+        (["-params", "pretrained_policy:nope.zip"], "nope.zip"),
+        (["-params", "demonstrations:nope.npz"], "nope.npz: there is no such file"),
+        (["-params", "bc_steps:0", "--env-kwargs", "gravity:low"], "gravity"),
+    ],
+)
+def test_what_cannot_be_made_is_told_in_a_sentence(wrong, told, trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    assert main(["train", *TASK, "-conf", "quick", "-f", "logs", *wrong]) == 1
+    message = capsys.readouterr().err
+    (line,) = [line for line in message.splitlines() if "error: " in line]
+    assert told in line and "Traceback" not in message
+    assert main(["enjoy", *TASK, "--no-render", "-n", "2"]) == 0, "the last run that has a model, not what the start left"
+
+
+def test_errors_of_training_keep_their_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flag").touch()
+    broken = ["--gym-packages", "tests.registered_toys", "--env", "toy/Fragile-v0", "--env-kwargs", "flag:flag"]
+    with pytest.raises(RuntimeError, match="the simulator broke"):
+        main(["train", "--algo", "ogpo", *broken, "-conf", "quick", "-params", "bc_steps:0"])
+
+
 def test_optimize_two_trials(tmp_path, monkeypatch):
     """Both trials are evaluated as often as asked, although a decision has two steps."""
     import optuna
@@ -139,6 +167,10 @@ def test_optimize_two_trials(tmp_path, monkeypatch):
     assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
     assert trials[0].params != trials[1].params
     assert list((tmp_path / "logs" / "ogpo_ca").glob("report_*.csv"))
+    assert main(["train", *run, "--trial-id", "0", "-params", *small]) == 0
+    (trained,) = find_runs(tmp_path / "logs")
+    drawn = convert_params(trials[0].params)
+    assert {name: trained.hyperparameters[name] for name in drawn} == drawn, "of the first trial too"
 
 
 class Sick(gym.Env):

@@ -62,7 +62,7 @@ REWARD = ("reward", "reward_scale", "success_bonus")  # arguments of environment
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """
-    :param assignments: "name=value" with a Python literal or a bare word as value; false, true and none in any case are no text
+    :param assignments: "name=value" with a Python literal or a bare word as value, where true, false and none are no text
     :raises ValueError: no "=" or a value that is neither
     """
     parsed: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,8 +12,9 @@ from ogpo_sb3.common.options import draws_demonstrations
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.presets import laptop_noise
 from ogpo_sb3.zoo import ALGORITHMS
-from ogpo_sb3.zoo.configs import check_settings, constructor_keys, find_config, read_entry
+from ogpo_sb3.zoo.configs import check_settings, constructor_keys, find_config, numbers_meant, read_entry
 from ogpo_sb3.zoo.parameters import as_item, read_items
+from ogpo_sb3.zoo.studies import chosen_trial
 
 WRAPPER = "ogpo_sb3.ChunkActionWrapper"
 CALLBACK = "ogpo_sb3.zoo.steps.EnvironmentSteps"
@@ -30,7 +32,8 @@ def prepare_train(argv: list[str]) -> list[str]:
     Arguments of RL-Zoo's ``train``: configuration, chunk wrapper, counting and demonstrations added where they are missing.
 
     :param argv: arguments as typed
-    :raises ValueError: unknown ids or settings, settings that contradict each other, a study without evaluation
+    :raises ValueError: unknown ids or settings, settings that contradict each other, a study without evaluation, a trial or
+        an agent that there is not
     """
     if asks_for_help(argv):
         return argv
@@ -41,16 +44,22 @@ def prepare_train(argv: list[str]) -> list[str]:
     reader.add_argument("--n-evaluations", type=int)
     reader.add_argument("-optimize", "--optimize-hyperparameters", action="store_true")
     reader.add_argument("--gym-packages", nargs="+", default=[])
-    for option in ("--env-kwargs", "--eval-env-kwargs"):
-        reader.add_argument(option, nargs="+")
+    reader.add_argument("-i", "--trained-agent", default="")
+    reader.add_argument("--n-trials", type=int, default=1)
+    for option in ("--storage", "--study-name"):
+        reader.add_argument(option)
+    reader.add_argument("--trial-id", type=int)
     # An option given twice counts the last time, so that an abbreviated one, which stays, does no harm.
     taken = argparse.ArgumentParser(prog=reader.prog, add_help=False, allow_abbrev=False)
     for parser in (reader, taken):
         parser.add_argument("-conf", "--conf-file")
         parser.add_argument("-params", "--hyperparams", nargs="+", default=[])
+        for option in ("--env-kwargs", "--eval-env-kwargs"):
+            parser.add_argument(option, nargs="+")
     given, (_, rest) = reader.parse_known_args(argv)[0], taken.parse_known_args(argv)
 
     algorithm = check_ids(given.algo, given.env, given.gym_packages)
+    _check_run(given)
     config = find_config(given.algo, given.conf_file)
     typed, items = read_items(given.hyperparams, "-params")
     entry = read_entry(config, given.env)
@@ -60,8 +69,10 @@ def prepare_train(argv: list[str]) -> list[str]:
         items = [item for item in items if not item.startswith("chunk_size:")]
     settings = {**entry, **typed}
     check_settings(given.algo, algorithm, settings, config)
+    added = numbers_meant(algorithm, settings, config)
+    settings |= added
 
-    added = _chunking(settings, chunk_size)
+    added |= _chunking(settings, chunk_size)
     if given.env in TASKS and "monitor_kwargs" not in settings:  # for plot-train -y success
         added["monitor_kwargs"] = {"info_keywords": ("is_success",)}
     if "bc_steps" in constructor_keys(algorithm):
@@ -69,7 +80,12 @@ def prepare_train(argv: list[str]) -> list[str]:
     if given.optimize_hyperparameters:
         _check_study(given, {**settings, **added}, chunk_size)
     items += [as_item(name, value, config) for name, value in added.items()]
+    for option in ("--env-kwargs", "--eval-env-kwargs"):
+        if (words := getattr(given, option[2:].replace("-", "_"))) is not None:
+            rest += [option, *read_items(words, option)[1]]
     rest += _evaluation_kwargs(given, settings, config)
+    if given.trial_id is not None and not given.optimize_hyperparameters:
+        rest.append(f"--trial-id={chosen_trial(given.storage, given.study_name, given.trial_id)}")
     return [*rest, "-conf", config, *(["-params", *items] if items else [])]
 
 
@@ -98,6 +114,15 @@ def check_ids(algo: str, env_id: str, packages: list[str]) -> type:
             near = difflib.get_close_matches(env_id, gym.registry, n=3)
             check_known("environment", env_id, near or TASKS)
     return rl_zoo3.ALGOS[algo]
+
+
+def _check_run(given: argparse.Namespace) -> None:
+    if given.n_timesteps < 1 and given.n_timesteps != -1:  # RL-Zoo's default, and takes all of these for it
+        raise ValueError(f"-n must be at least 1, found {given.n_timesteps}")
+    if given.n_trials < 1:
+        raise ValueError(f"--n-trials must be at least 1, found {given.n_trials}")
+    if given.trained_agent and not (given.trained_agent.endswith(".zip") and Path(given.trained_agent).is_file()):
+        raise ValueError(f"-i must be the .zip file of an agent, found no such file {given.trained_agent}")
 
 
 def _chunk_size(entry: dict[str, Any], typed: dict[str, Any], env_id: str, config: str) -> int:

@@ -1,17 +1,21 @@
 """Configuration files: where they are, what an entry says, and whether a constructor takes it."""
 
 import importlib
+import importlib.util
 import inspect
+import re
 import runpy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.zoo import ALGORITHMS
+from ogpo_sb3.zoo.parameters import as_number
 
 # What RL-Zoo takes out of an entry before the constructor sees it.
 ZOO_KEYS = {
@@ -27,6 +31,12 @@ ZOO_KEYS = {
     "normalize",
     "vec_env_wrapper",
 }
+# Of these the counts, and what RL-Zoo imports by name.
+_COUNTS = {"n_timesteps", "n_envs"}
+_CLASSES = ("env_wrapper", "vec_env_wrapper", "callback")
+# What RL-Zoo makes schedules of.
+_SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 # Constructor arguments that RL-Zoo gives itself, with the option that sets them.
 _OPTIONS = {"env": "--env", "seed": "--seed", "device": "--device", "verbose": "--verbose", "tensorboard_log": "-tb"}
 
@@ -56,6 +66,8 @@ def find_config(algorithm: str, given: str | None) -> str:
     if given is not None:
         if given.endswith((".yml", ".yaml", ".py")) and not Path(given).is_file():
             raise ValueError(f"-conf {given}: there is no such file")
+        if not given.endswith((".yml", ".yaml", ".py")) and not _is_module(given):
+            raise ValueError(f"-conf wants 'quick', a .yml or .py file, or a Python package, found none called {given!r}")
         return given
     if algorithm in ALGORITHMS:
         path = folder / f"{algorithm}.yml"
@@ -65,6 +77,13 @@ def find_config(algorithm: str, given: str | None) -> str:
     import rl_zoo3
 
     return str(Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algorithm}.yml")
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # a package in front of a dot that there is not, or no name at all
+        return False
 
 
 def read_config(source: str) -> dict[str, dict[str, Any]]:
@@ -110,15 +129,19 @@ def constructor_keys(algorithm: type) -> set[str]:
 
     :param algorithm: its class
     """
-    names: set[str] = set()
+    return set(_arguments(algorithm))
+
+
+def _arguments(algorithm: type) -> dict[str, inspect.Parameter]:
+    found: dict[str, inspect.Parameter] = {}
     for cls in algorithm.__mro__:
         if "__init__" not in vars(cls):
             continue
         parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        found = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} | found
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             break
-    return {name for name in names if not name.startswith("_")} - {"self"}
+    return {name: p for name, p in found.items() if not name.startswith("_") and name != "self"}
 
 
 def check_settings(name: str, algorithm: type[BaseAlgorithm], settings: Mapping[str, Any], source: str) -> None:
@@ -137,3 +160,50 @@ def check_settings(name: str, algorithm: type[BaseAlgorithm], settings: Mapping[
     for key in ("policy", "n_timesteps"):
         if key not in settings:
             raise ValueError(f"{source}: {key!r} is missing")
+    for key in _CLASSES:
+        _check_classes(key, settings.get(key), source)
+
+
+def _check_classes(key: str, value: Any, source: str) -> None:
+    from rl_zoo3.utils import get_class_by_name
+
+    for entry in value if isinstance(value, list) else [value]:
+        name = next(iter(entry), None) if isinstance(entry, dict) else entry
+        if isinstance(name, str) and re.fullmatch(r"[\w.]+", name):  # other text is an expression of the command line
+            try:
+                get_class_by_name(name)
+            except (ImportError, AttributeError, ValueError) as error:
+                raise ValueError(f"{source}: {key} names no class that can be imported, found {name!r} ({error})") from error
+
+
+def numbers_meant(algorithm: type, settings: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """
+    Settings that are numbers but do not say so: ``1e-3``, which YAML takes as text, and ``1e5`` where a count is wanted.
+
+    :param algorithm: its class
+    :param settings: an entry, with what the command line changed
+    :param source: where it comes from, for the sentence
+    :return: those that change, as they are meant
+    :raises ValueError: another word in a number's or truth value's place, a fraction in a count's
+    """
+    arguments, meant = _arguments(algorithm), {}
+    for key, value in settings.items():
+        annotation = arguments[key].annotation if key in arguments else None
+        (kind, *more) = [t for t in get_args(annotation) or (int if key in _COUNTS else annotation,) if t is not NoneType]
+        new = as_number(value)
+        if kind in _KINDS and not more:
+            if kind is int and isinstance(new, float):
+                new = int(new) if new.is_integer() else new
+            misfit = isinstance(new, float) and kind is int
+            # Text with more than a word's characters is an expression of the command line, which RL-Zoo evaluates.
+            if misfit or (isinstance(new, str) and re.fullmatch(r"[\w.+-]*", new)):
+                raise ValueError(f"{source}: {key} must be {_KINDS[kind]}, found {value!r}")
+        if key in _COUNTS and ((isinstance(new, int) and new < 1) or new is None):
+            raise ValueError(f"{source}: {key} must be at least 1, found {value!r}")
+        if key in _SCHEDULES and isinstance(new, str) and re.fullmatch(r"[\w.+-]*", new):
+            number = as_number(new.partition("_")[2])
+            if isinstance(number, str) and not re.fullmatch(r"\d+\.?\d*|\.\d+", number):
+                raise ValueError(f"{source}: {key} must be a number or lin_<number>, found {value!r}")
+        if repr(new) != repr(value):
+            meant[key] = new
+    return meant

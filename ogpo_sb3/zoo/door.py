@@ -5,11 +5,16 @@ Each command checks and completes its arguments and then calls RL-Zoo's own func
 command shows them.
 """
 
+import argparse
 import importlib
 import runpy
 import sys
 from collections.abc import Callable
+from traceback import walk_tb
+from types import TracebackType
 from typing import NamedTuple
+
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.zoo import register
@@ -43,6 +48,37 @@ def _function(path: str) -> Callable[[list[str]], int | None]:
     return run
 
 
+def _train(arguments: list[str]) -> int:
+    """RL-Zoo's ``train``; what it refuses before an agent learns is a sentence, as what the door refuses is."""
+    import rl_zoo3.train
+
+    reader = argparse.ArgumentParser(add_help=False)
+    reader.add_argument("--verbose", type=int, default=1)
+    try:
+        rl_zoo3.train.train()
+    except Exception as error:
+        if _learning(error.__traceback__) or reader.parse_known_args(arguments)[0].verbose > 1:
+            raise
+        sentence = " ".join(str(error).split())
+        if not sentence or isinstance(error, LookupError):  # these say what was looked for, and nothing else
+            sentence = f"{type(error).__name__}: {sentence}"
+        print(f"{sys.argv[0]}: error: {sentence}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _learning(traceback: TracebackType | None) -> bool:
+    """Whether an error comes from an agent that was made: its tracebacks are for those who mend it."""
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    after = {ExperimentManager.learn.__code__, ExperimentManager.save_trained_model.__code__}
+    return any(
+        frame.f_code in after
+        or (frame.f_code.co_name == "learn" and isinstance(frame.f_locals.get("self"), BaseAlgorithm))  # of a trial
+        for frame, _ in walk_tb(traceback)
+    )
+
+
 def _script(arguments: list[str]) -> None:
     runpy.run_module("rl_zoo3.record_video", run_name="__main__")
 
@@ -58,10 +94,10 @@ def _benchmark(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Command] = {
-    "train": Command("train an agent, or continue one with -i", prepare_train, _function("rl_zoo3.train:train")),
+    "train": Command("train an agent, or continue one with -i", prepare_train, _train),
     "enjoy": Command("watch a trained agent", prepare_enjoy, _function("rl_zoo3.enjoy:enjoy")),
     "record-video": Command("record a trained agent", prepare_video, _script),
-    "optimize": Command("search hyperparameters with Optuna (train -optimize)", _optimize, _function("rl_zoo3.train:train")),
+    "optimize": Command("search hyperparameters with Optuna (train -optimize)", _optimize, _train),
     "benchmark": Command("evaluate every trained agent of a log folder", list, _benchmark),
     "plot-train": Command(
         "draw training curves from Monitor files", prepare_plot, draw("rl_zoo3.plots.plot_train", "plot_train")
@@ -82,7 +118,8 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """
     :param argv: command and its arguments; the process's when None
-    :return: exit status: 0, or 2 after a sentence on standard error about arguments that are wrong
+    :return: exit status: 0, 2 after a sentence on standard error about arguments that are wrong, or 1 after one about what
+        could not be made of them
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):

@@ -13,6 +13,8 @@ _WORDS: dict[str, bool | None] = {
 # Settings that have a choice of such a name.
 _OWN_WORDS = {"sde_correction": "none"}
 
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
 
 def read_items(items: list[str], option: str) -> tuple[dict[str, Any], list[str]]:
     """
@@ -53,6 +55,20 @@ def read_word(name: str, text: str) -> Any:
     if word not in _WORDS or _OWN_WORDS.get(name.rpartition(".")[2]) == word:
         return text
     return _WORDS[word]
+
+
+def as_number(value: Any) -> Any:
+    """
+    PyYAML keeps to YAML 1.1, where ``1e-3`` and ``1e5`` are text.
+
+    :param value: of a setting
+    :return: the same with such text, in lists and dictionaries too, as floats
+    """
+    if isinstance(value, dict):
+        return {name: as_number(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [as_number(inner) for inner in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def as_item(name: str, value: Any, source: str) -> str:

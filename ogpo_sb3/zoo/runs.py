@@ -123,6 +123,9 @@ def _prepared(argv: list[str]) -> tuple[argparse.Namespace, Path, list[str]]:
     reader.add_argument("-f", "--folder")
     reader.add_argument("--exp-id", type=int, default=0)
     reader.add_argument("--gym-packages", nargs="+", default=[])
+    reader.add_argument("--load-best", action="store_true")
+    reader.add_argument("--load-checkpoint")
+    reader.add_argument("--load-last-checkpoint", action="store_true")
     taken = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for parser in (reader, taken):
         parser.add_argument("--env-kwargs", nargs="+")
@@ -140,7 +143,26 @@ def _prepared(argv: list[str]) -> tuple[argparse.Namespace, Path, list[str]]:
         found = ", ".join(sorted(path.name for path in group.glob("*_*"))) or "none"
         wanted = f"run {given.exp_id}" if given.exp_id else "run"
         raise ValueError(f"{group} holds no {wanted} of {given.env}, found {found}")
+    if "rl-trained-agents" not in given.folder:
+        folder = _with_model(given, group, folder)
+        if given.exp_id == 0:  # an option given twice counts the last time
+            rest.append(f"--exp-id={folder.name.rpartition('_')[2]}")
     return given, folder, rest
+
+
+def _with_model(given: argparse.Namespace, group: Path, folder: Path) -> Path:
+    """The run, or where none is named the last with the model wanted: a start that failed leaves a run without one."""
+    name = given.env.replace("/", "-")
+    steps = given.load_checkpoint or ("*" if given.load_last_checkpoint else None)
+    model = "best_model.zip" if given.load_best else f"{name}.zip" if steps is None else f"rl_model_{steps}_steps.zip"
+    runs = [folder]
+    if given.exp_id == 0:
+        numbered = [path for path in group.glob(f"{name}_*") if path.name.removeprefix(f"{name}_").isdigit()]
+        runs = sorted(numbered, key=lambda path: int(path.name.removeprefix(f"{name}_")), reverse=True)
+    for run in runs:
+        if any(run.glob(model)):
+            return run
+    raise ValueError(f"{group} holds no {model} in {', '.join(run.name for run in runs)}")
 
 
 def _without_packages(argv: list[str]) -> list[str]:

@@ -175,6 +175,26 @@ def test_a_warm_up_of_critics_takes_no_environment_steps(demonstrations, tmp_pat
         (dict(more=["--tuned", "none.yml"]), "found no file none.yml"),
         (dict(more=["--demonstrations", "toy=x"]), "environment of --demonstrations 'toy'"),
         (dict(more=["--demonstrations", f"{REACH}=none.npz"]), "found no file none.npz"),
+        (dict(more=["--demonstrations", f"{REACH}=foo:bar"]), f"demonstrations of {REACH}: foo:bar"),
+        (dict(more=["--demonstrations", f"{REACH}=expert:ogpo/PushT-v0"]), "no expert 'expert:ogpo/PushT-v0'"),
+        (dict(more=["--demonstrations", f"{REACH}={__file__}"]), "test_compare.py: demonstrations are read from"),
+        (
+            dict(more=["bc_steps=x"]),
+            "bc_steps on tests.registered_toys:toy/Reach-v0 must be a whole number of at least 0, found 'x'",
+        ),
+        (dict(more=["bc_steps=-1"]), "at least 0, found -1"),
+        (dict(more=["demo_episodes=0"]), "demo_episodes on"),
+        (dict(more=["bc_batch_size=1.5"]), "at least 1, found 1.5"),
+        (dict(more=["bc_eval_freq=0"]), "bc_eval_freq on"),
+        (dict(more=["demo_noise=-1"]), "must be a number in [0, inf], found -1"),
+        (dict(more=["bc_tau=5"]), "must be a number in [0, 1], found 5"),
+        (dict(more=["clip_bc=2"]), "must be a success rate in (0, 1] or None, found 2"),
+        (dict(more=["bc_learning_rate=fast"]), "bc_learning_rate must be a number >= 0"),
+        (dict(more=["--first-seed", "-1"]), "--first-seed must be at least 0, found -1"),
+        (dict(more=["--steps", "inf"]), "--steps must be a whole number, found inf"),
+        (dict(more=["--device", "gpu"]), "such as cpu, cuda or cuda:1, or auto, found 'gpu'"),
+        (dict(more=["--out", __file__]), f"--out must be a folder, found the file {__file__}"),
+        (dict(more=["--out", f"{__file__}/below"]), f"--out must be a folder, found the file {__file__}"),
     ],
 )
 def test_inconsistent_plans_are_refused_in_one_line(changed, named, demonstrations, tmp_path, monkeypatch, capsys):
@@ -184,6 +204,21 @@ def test_inconsistent_plans_are_refused_in_one_line(changed, named, demonstratio
     message = capsys.readouterr().err.strip()
     assert message.startswith("error: ") and named in message and "\n" not in message
     assert not list(tmp_path.iterdir()), "refused before anything was written"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [('{"algos": ["og', "cannot be read"), ('{"algos": []}', "should hold a plan"), (None, "found no file")],
+)
+def test_folders_without_a_whole_plan_are_refused(content, told, demonstrations, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("out").mkdir()
+    if content is not None:
+        pathlib.Path("out/plan.json").write_text(content)
+        assert compare.main(arguments(demonstrations)) == 2
+    assert compare.main(["--report-only", "--out", "out"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 + (content is not None) and all("plan.json" in line and told in line for line in lines), lines
 
 
 def test_an_environment_without_data_and_an_algorithm_without_preset_are_refused(monkeypatch):

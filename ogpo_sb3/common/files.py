@@ -81,6 +81,20 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         file.write(json.dumps(content, indent=2).encode())
 
 
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """
+    :param path: file written by :func:`write_json`
+    :return: its content
+    :raises ValueError: it is cut off, or something else
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except ValueError as error:  # of the text's encoding too
+        raise ValueError(
+            f"{path} should hold JSON and cannot be read ({error}): remove it or choose another folder"
+        ) from error
+
+
 @contextmanager
 def locked(path: pathlib.Path, wait: bool = True, patience: float = 0.0) -> Iterator[None]:
     """

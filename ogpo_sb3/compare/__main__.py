@@ -1,7 +1,6 @@
 """The command ``python -m ogpo_sb3.compare``: plan, runs, report."""
 
 import argparse
-import json
 import os
 import pathlib
 import shlex
@@ -11,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ogpo_sb3.common.files import locked, write_json
+from ogpo_sb3.common.files import locked, read_json, write_json
 from ogpo_sb3.compare import plan as plans
 from ogpo_sb3.compare.defaults import PRESETS
 from ogpo_sb3.compare.engines import LocalEngine, RayEngine
@@ -72,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         require_rliable()
         if args.report_only:
-            plan, command = plans.read(args.out), json.loads((args.out / "command.json").read_text())
+            plan, command = plans.read(args.out), read_json(args.out / "command.json")
             _report(plan, args.out, command, console)
             return 0
         plan = _plan(args)
@@ -81,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
                 console.print(shlex.join(["python", *job.command[1:]]), highlight=False, soft_wrap=True)
             return 0
         engine = _engine(args)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:

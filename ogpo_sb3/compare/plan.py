@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ogpo_sb3.common.files import write_json
+from ogpo_sb3.common.files import read_json, write_json
 from ogpo_sb3.common.names import check_known
+from ogpo_sb3.common.options import whole
 from ogpo_sb3.compare import defaults
+from ogpo_sb3.compare.checks import check_cloning, check_device, check_is_folder, check_source
 from ogpo_sb3.compare.settings import (
     CLONING,
     NOT_NETWORKS,
@@ -125,11 +127,12 @@ class Plan:
     def check_folder(self, folder: pathlib.Path) -> None:
         """
         :param folder: of the comparison
-        :raises ValueError: it holds another plan
+        :raises ValueError: it holds another plan, or is none
         """
+        check_is_folder(folder)
         path, wanted = folder / "plan.json", json.loads(json.dumps(dataclasses.asdict(self)))
         if path.exists():
-            found = json.loads(path.read_text())
+            found = read_saved(path)
             changed = [key for key in wanted if found.get(key) != wanted[key]]
             if changed:
                 told = ", ".join(f"{key}={_short(found.get(key))}, wanted {_short(wanted[key])}" for key in changed)
@@ -144,7 +147,19 @@ def read(folder: pathlib.Path) -> Plan:
     path = folder / "plan.json"
     if not path.exists():
         raise ValueError(f"--out must be the folder of a comparison, found no file {path}")
-    return Plan(**json.loads(path.read_text()))
+    return Plan(**read_saved(path))
+
+
+def read_saved(path: pathlib.Path) -> dict[str, Any]:
+    """
+    :param path: plan.json
+    :raises ValueError: it holds something else than a plan
+    """
+    found = read_json(path)
+    wanted = {f.name for f in dataclasses.fields(Plan) if f.default_factory is dataclasses.MISSING}
+    if not isinstance(found, dict) or wanted - set(found):
+        raise ValueError(f"{path} should hold a plan, found something else: choose another --out or remove the folder")
+    return found
 
 
 def slug(env_id: str) -> str:
@@ -195,12 +210,14 @@ def build(
     """
     overrides, tuned, demonstrations, variants = overrides or {}, tuned or {}, demonstrations or {}, variants or {}
     _check_names(algos, envs)
-    steps = int(steps)
+    steps = int(whole("--steps", steps))
+    check_device(device)
     eval_freq = max(steps // 10, 1) if eval_freq is None else eval_freq
     numbers = dict(seeds=seeds, steps=steps, eval_freq=eval_freq, eval_episodes=eval_episodes, final_episodes=final_episodes)
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+    least = {**dict.fromkeys(numbers, 1), "first_seed": 0}
+    for name, value in {**numbers, "first_seed": first_seed}.items():
+        if value < least[name]:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least[name]}, found {value}")
     if eval_freq > steps:
         raise ValueError(f"--eval-freq={eval_freq} must not exceed --steps={steps}: there would be no curve")
     if eval_episodes > final_episodes:
@@ -237,6 +254,8 @@ def build(
                 if cloned != cloning[env]:
                     variant_cloning.setdefault(env, {})[f"{algo}-{name}"] = cloned
         _check_updates(env, settings[env], steps)
+        for cloned in (cloning[env], *variant_cloning.get(env, {}).values()):
+            check_cloning(env, cloned)
     return Plan(
         list(algos),
         list(envs),
@@ -368,8 +387,8 @@ def _source(env: str, given: str | None) -> str | None:
     if given is None:
         if task is None or (task.demonstrations is None and task.expert is None):
             raise ValueError(f"{env} has neither shipped demonstrations nor an expert: give --demonstrations {env}=SOURCE")
-    elif ":" not in given and not pathlib.Path(given).exists():
-        raise ValueError(f"demonstrations of {env} should be a file or <kind>:<name>, found no file {given}")
+    else:
+        check_source(env, given)
     return given
 
 

@@ -19,7 +19,7 @@ import torch as th
 
 from ogpo_sb3 import OGPOCA, evaluate, presets
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
-from ogpo_sb3.common.files import atomic_write
+from ogpo_sb3.common.files import atomic_write, check_is_folder, read_json
 from ogpo_sb3.common.threads import free_cores
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.evaluation import EvaluateCallback, EvaluationResult
@@ -65,6 +65,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, found {getattr(args, name)}")
     if args.seed < 0:
         parser.error(f"--seed must be at least 0, found {args.seed}")
+    try:
+        check_is_folder(args.out)
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 
@@ -93,12 +97,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     _check_settings(folder / "settings.json", settings)
     if (folder / "results.json").exists():
-        finished: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        finished: dict[str, Any] = _read_json(folder / "results.json")
         if finished["steps"] >= args.steps:
             print(f"{folder} holds a finished run; --fresh begins anew, a larger --steps goes on.")
             _print_table(finished)
             return finished
     clock = _Clock(folder / "seconds.json")
+    try:
+        _make(args).close()
+    except ImportError as error:  # the task's extra: said before the work, not after it
+        raise SystemExit(f"error: {error}") from error
     print(f"Results go to {folder}; run the same command again to go on after an interruption.", flush=True)
 
     with clock("demonstrations"):
@@ -145,7 +153,9 @@ def _demonstrations(args: argparse.Namespace, path: pathlib.Path) -> str:
         from ogpo_sb3 import demos
 
         what = ["--env", args.env, "--episodes", str(args.episodes), "--noise", str(presets.laptop_noise(args.env))]
-        demos.main(["collect", *what, "--seed", str(args.seed), "-o", str(path)])
+        status = demos.main(["collect", *what, "--seed", str(args.seed), "-o", str(path)])
+        if status:  # it has said why
+            raise SystemExit(status)
     return str(path)
 
 
@@ -263,7 +273,7 @@ class _Clock:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float] = _read_json(path) if path.exists() else {}
 
     def __call__(self, stage: str) -> "_Clock":
         self.stage, self.started = stage, time.perf_counter()
@@ -280,10 +290,17 @@ class _Clock:
 def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
     """A folder belongs to one set of settings: continuing it with others would mix runs."""
     if path.exists():
-        found = json.loads(path.read_text())
+        found = _read_json(path)
         if found != settings:
             raise SystemExit(f"{path.parent} holds a run with {found}, wanted {settings}: pass --fresh or another --out")
     _write_json(path, settings)
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}, or begin anew with --fresh") from error
 
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
@@ -291,5 +308,18 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
         file.write(json.dumps(content, indent=2).encode())
 
 
+def command(argv: list[str] | None = None) -> int:
+    """
+    :param argv: command-line arguments; the process's when None
+    :return: exit status: 0, or 130 after an interruption
+    """
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from the last checkpoint.")
+        return 130
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(command())

@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -106,6 +107,7 @@ def test_quickstart_refuses_what_it_cannot_do(tmp_path, capsys):
         (["--env", "ogpo/Nothing-v0"], "ogpo/Nothing-v0"),
         (["--steps", "0"], "--steps"),
         (["--seed", "-1"], "--seed"),
+        (["--out", __file__], f"found the file {__file__}"),
     ):
         with pytest.raises(SystemExit):
             quickstart.parse(arguments)
@@ -115,6 +117,29 @@ def test_quickstart_refuses_what_it_cannot_do(tmp_path, capsys):
     (folder / "settings.json").write_text(json.dumps({"env": "another"}))
     with pytest.raises(SystemExit, match="--fresh"):
         run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "seconds.json", "results.json"])
+def test_quickstart_names_a_file_that_was_cut_off(name, tmp_path):
+    folder = tmp_path / "AdroitDoor-v0_seed0_smoke"
+    folder.mkdir()
+    (folder / name).write_text('{"env": "ogpo/Adr')
+    with pytest.raises(SystemExit, match=rf"error: .*{name} should hold JSON and cannot be read .* --fresh"):
+        run(tmp_path)
+
+
+def test_quickstart_without_the_tasks_extra_or_interrupted(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match=r"error: AdroitDoor needs .*pip install"):
+        patch.setitem(sys.modules, "gymnasium_robotics", None)
+        run(tmp_path)
+
+    def interrupted(self, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OGPOCA, "pretrain", interrupted)
+    smoke = ["--smoke", "--threads", "1", "--env", "ogpo/KitchenComplete-v0", "--out", str(tmp_path)]
+    assert quickstart.command(smoke) == 130
+    assert capsys.readouterr().out.endswith("Interrupted; the same command goes on from the last checkpoint.\n")
 
 
 def test_recorded_curves_become_a_panel_per_task(tmp_path):

@@ -95,6 +95,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from error
 
 
+def check_is_folder(path: pathlib.Path) -> None:
+    """
+    :param path: what ``--out`` says: where a folder is, or is to be made
+    :raises ValueError: a file is in its place, or in that of a folder above it
+    """
+    there = next((p for p in (path, *path.parents) if p.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise ValueError(f"--out must be a folder, found the file {there}")
+
+
 @contextmanager
 def locked(path: pathlib.Path, wait: bool = True, patience: float = 0.0) -> Iterator[None]:
     """

@@ -79,13 +79,3 @@ def check_device(device: str) -> None:
         known = False
     if not known:
         raise ValueError(f"--device must be a device of torch, such as cpu, cuda or cuda:1, or auto, found {device!r}")
-
-
-def check_is_folder(path: pathlib.Path) -> None:
-    """
-    :param path: where a folder is, or is to be made
-    :raises ValueError: a file is in its place, or in that of a folder above it
-    """
-    there = next((p for p in (path, *path.parents) if p.exists()), path)
-    if there.exists() and not there.is_dir():
-        raise ValueError(f"--out must be a folder, found the file {there}")

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ogpo_sb3.common.files import read_json, write_json
+from ogpo_sb3.common.files import check_is_folder, read_json, write_json
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.common.options import whole
 from ogpo_sb3.compare import defaults
-from ogpo_sb3.compare.checks import check_cloning, check_device, check_is_folder, check_source
+from ogpo_sb3.compare.checks import check_cloning, check_device, check_source
 from ogpo_sb3.compare.settings import (
     CLONING,
     NOT_NETWORKS,

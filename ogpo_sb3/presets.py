@@ -1,4 +1,4 @@
-"""Keyword dictionaries for the algorithms: sized for two cores, and with the paper's values."""
+"""Keyword dictionaries for OGPO and its variants (other algorithms take other arguments): for two cores, and the paper's."""
 
 from copy import deepcopy
 from typing import Any

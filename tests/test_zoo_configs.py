@@ -266,7 +266,7 @@ def test_words_of_yaml_are_their_values(text, value):
         (["train", *PUSHT, "-params", "n_timesteps:-5"], ["n_timesteps must be at least 1, found -5"]),
         (["train", *PUSHT, "-params", "n_envs:two"], ["n_envs must be a whole number, found 'two'"]),
         (["train", *PUSHT, "-params", "batch_size:1.5"], ["batch_size must be a whole number, found 1.5"]),
-        (["train", *PUSHT, "-params", "tau:small"], ["tau must be a number, found 'small'"]),
+        (["train", *PUSHT, "-params", "tau:small"], ["-params: tau must be a number, found 'small'"]),
         (["train", *PUSHT, "-params", "success_bc:maybe"], ["success_bc must be true or false, found 'maybe'"]),
         (["train", *PUSHT, "-params", "learning_rate:slow"], ["learning_rate must be a number or lin_<number>", "'slow'"]),
         (["train", *PUSHT, "-params", "env_wrapper:ogpo_sb3.Nope"], ["env_wrapper names no class", "'ogpo_sb3.Nope'"]),

@@ -69,7 +69,8 @@ def prepare_train(argv: list[str]) -> list[str]:
         items = [item for item in items if not item.startswith("chunk_size:")]
     settings = {**entry, **typed}
     check_settings(given.algo, algorithm, settings, config)
-    added = numbers_meant(algorithm, settings, config)
+    added = numbers_meant(algorithm, {name: entry[name] for name in entry if name not in typed}, config)
+    added |= numbers_meant(algorithm, typed, "-params")
     settings |= added
 
     added |= _chunking(settings, chunk_size)

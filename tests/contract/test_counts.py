@@ -42,9 +42,11 @@ def test_a_fraction_counts_nothing(name):
     for count in type(made(name)).counts:
         data = dict(demonstrations="shipped:pusht") if count in ("bc_steps", "critic_pretrain_updates") else {}
         for wrong in (2.5, float("inf")):
-            with pytest.raises(
-                ValueError, match=rf"{count} must be a whole number, found {wrong}|{count}.*{wrong}.* (needs|must divide)"
-            ):
+            named = (
+                rf"{count} must be a whole number, found {wrong}|{count} must be at least \d and finite, found {wrong}|"
+                rf"{count}.*{wrong}.* (needs|must divide)"
+            )
+            with pytest.raises(ValueError, match=named):
                 made(name, **{count: wrong}, **data)
 
 

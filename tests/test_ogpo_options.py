@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
-from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, fql, rlpd
+from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, dppo, fql, rlpd
 from ogpo_sb3.common.policies import FlowPolicy
 from ogpo_sb3.extraction import group_advantage, penalise_q
 from ogpo_sb3.extraction.advantages import STRATEGIES
@@ -347,6 +347,7 @@ def test_the_one_step_policy_acts():
         (dict(kl_coef=0.1, q_agg="subsample"), "q_agg='subsample' is of no use with kl_coef"),
         (dict(extraction="fql", q_variance_samples=3), "q_variance_samples=3 is of no use with extraction='fql'"),
         (dict(policy=fql.FlowPolicy), "extraction='ppo' .* acts by 'actor', found ogpo_sb3.fql.*'one_step' too"),
+        (dict(policy=dppo.FlowPolicy), "OGPO .* a policy with a ChunkCritic, found ogpo_sb3.dppo.* with a ChunkValue"),
         (dict(policy=rlpd.FlowPolicy), "OGPO .* acts by 'actor', found ogpo_sb3.rlpd.* 'gaussian' and 'temperature' too"),
         (dict(forward_kl_coef=-0.1), "forward_kl_coef"),
     ],

@@ -288,7 +288,7 @@ class GCPOffPolicyAlgorithm(
         :raises ValueError: an impossible value or combination
         """
         check_off_policy(vars(self))
-        check_trained(self._described, self.policy_class, self._trained_actors)
+        check_trained(self._described, self.policy_class, self._trained_actors, self.policy_base.critic_class)
 
     @property
     def _trained_actors(self) -> tuple[str, ...]:

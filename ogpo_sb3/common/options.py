@@ -212,16 +212,21 @@ def check_policy(algorithm: str, policy: Any, base: type, aliases: Iterable[str]
         )
 
 
-def check_trained(what: str, policy: Any, trained: Iterable[str]) -> None:
+def check_trained(what: str, policy: Any, trained: Iterable[str], critics: type[Any]) -> None:
     """
     :param what: is made, for the sentence
     :param policy: class of the policy
     :param trained: its networks that the algorithm knows of, by name
-    :raises ValueError: the policy acts by another one too, which would stay as it is
+    :param critics: class of the critics that the algorithm trains
+    :raises ValueError: the policy acts by another network too, which would stay as it is, or has critics of another kind
     """
+    found = f"{policy.__module__}.{policy.__name__}"
+    if not issubclass(policy.critic_class, critics):
+        raise ValueError(
+            f"{what} wants a policy with a {critics.__name__}, found {found} with a {policy.critic_class.__name__}"
+        )
     others = [name for name in policy.actor_names if name not in trained]
     if others:
-        found = f"{policy.__module__}.{policy.__name__}"
         raise ValueError(
             f"{what} wants a policy that acts by {' and '.join(map(repr, trained))}, found {found}, which acts by "
             f"{' and '.join(map(repr, others))} too: that would never be trained"

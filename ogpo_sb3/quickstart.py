@@ -7,7 +7,6 @@ Every stage leaves its result on disk, and the same command goes on from where i
 """
 
 import argparse
-import json
 import pathlib
 import shutil
 import sys
@@ -19,7 +18,7 @@ import torch as th
 
 from ogpo_sb3 import OGPOCA, evaluate, presets
 from ogpo_sb3.common.checkpoint import FullCheckpointCallback, checkpoints
-from ogpo_sb3.common.files import atomic_write, check_is_folder, read_json
+from ogpo_sb3.common.files import check_out, read_json, write_json
 from ogpo_sb3.common.threads import free_cores
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.evaluation import EvaluateCallback, EvaluationResult
@@ -66,7 +65,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.seed < 0:
         parser.error(f"--seed must be at least 0, found {args.seed}")
     try:
-        check_is_folder(args.out)
+        check_out(args.out)
     except ValueError as error:
         parser.error(str(error))
     return args
@@ -130,7 +129,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     _print_table(results)
     _pictures(args, folder, model, results)
-    _write_json(folder / "results.json", results)
+    write_json(folder / "results.json", results)
     return results
 
 
@@ -284,7 +283,7 @@ class _Clock:
 
     def __exit__(self, *error: object) -> None:
         self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.started
-        _write_json(self.path, self.seconds)
+        write_json(self.path, self.seconds)
 
 
 def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -293,7 +292,7 @@ def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
         found = _read_json(path)
         if found != settings:
             raise SystemExit(f"{path.parent} holds a run with {found}, wanted {settings}: pass --fresh or another --out")
-    _write_json(path, settings)
+    write_json(path, settings)
 
 
 def _read_json(path: pathlib.Path) -> Any:
@@ -301,11 +300,6 @@ def _read_json(path: pathlib.Path) -> Any:
         return read_json(path)
     except ValueError as error:
         raise SystemExit(f"error: {error}, or begin anew with --fresh") from error
-
-
-def _write_json(path: pathlib.Path, content: Any) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=2).encode())
 
 
 def command(argv: list[str] | None = None) -> int:

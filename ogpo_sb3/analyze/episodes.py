@@ -12,7 +12,7 @@ import torch as th
 from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.randomness import drawing_from
-from ogpo_sb3.envs.chunking import chunk_size_of
+from ogpo_sb3.envs.chunking import chunk_size_of, success_of
 from ogpo_sb3.evaluation.rollouts import Deployed
 
 FIRST_SEED = 10_000  # evaluate()'s
@@ -157,7 +157,7 @@ def run_episodes(model: Any, env: gym.Env, n_episodes: int, sampler: str, bar: A
                 decisions["rewards"].append(float((model.gamma ** np.arange(len(rewards)) * rewards).sum()))
                 decisions["discounts"].append(model.gamma ** len(rewards))
                 length, total, done = length + len(rewards), total + float(reward), terminated or truncated
-            success = info.get("is_success", info.get("success"))
+            success = success_of(info)
             for name, value in zip(per_episode, (length, total, success, bool(terminated), obs), strict=True):
                 per_episode[name].append(value)
             if bar is not None:

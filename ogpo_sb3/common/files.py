@@ -28,10 +28,21 @@ def check_folder(path: str | os.PathLike[str], name: str) -> None:
     :param name: of the argument that asks for it
     :raises ValueError: a file stands in its place, or in that of a folder above it
     """
-    path = pathlib.Path(path)
-    for folder in (path, *path.parents):
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{name}: {folder} is a file, wanted a folder")
+    if (file := _file_in_the_way(pathlib.Path(path))) is not None:
+        raise ValueError(f"{name}: {file} is a file, wanted a folder")
+
+
+def check_out(path: pathlib.Path) -> None:
+    """
+    :param path: what a command's ``--out`` says
+    :raises ValueError: as :func:`check_folder`
+    """
+    if (file := _file_in_the_way(path)) is not None:
+        raise ValueError(f"--out must be a folder, found the file {file}")
+
+
+def _file_in_the_way(path: pathlib.Path) -> pathlib.Path | None:
+    return next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), None)
 
 
 @contextmanager
@@ -93,16 +104,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(
             f"{path} should hold JSON and cannot be read ({error}): remove it or choose another folder"
         ) from error
-
-
-def check_is_folder(path: pathlib.Path) -> None:
-    """
-    :param path: what ``--out`` says: where a folder is, or is to be made
-    :raises ValueError: a file is in its place, or in that of a folder above it
-    """
-    there = next((p for p in (path, *path.parents) if p.exists()), path)
-    if there.exists() and not there.is_dir():
-        raise ValueError(f"--out must be a folder, found the file {there}")
 
 
 @contextmanager

@@ -39,6 +39,19 @@ def read_policy_file(
     return content
 
 
+def check_spaces(path: str | os.PathLike[str], saved: dict[str, Any], owner: Any) -> None:
+    """
+    :param path: of a policy file, for the sentence
+    :param saved: its content
+    :param owner: the policy, or the algorithm, that is to act by it
+    :raises ValueError: it has other spaces
+    """
+    for name in ("observation_space", "action_space"):
+        found, wanted = saved["data"][name], getattr(owner, name)
+        if found != wanted:
+            raise ValueError(f"{path} was trained with {name} {found}, wanted {wanted}")
+
+
 def pretrained_actor_state(path: str | os.PathLike[str], policy: "GCPPolicy") -> dict[str, th.Tensor]:
     """
     The EMA actor of a BC checkpoint, checked against the policy that is to start from it.
@@ -50,9 +63,7 @@ def pretrained_actor_state(path: str | os.PathLike[str], policy: "GCPPolicy") ->
         are made by another network than its trained ones
     """
     saved = read_policy_file(path, policy.device, policy.family())
-    for name in ("observation_space", "action_space"):
-        if saved["data"][name] != getattr(policy, name):
-            raise ValueError(f"{path} was trained with {name} {saved['data'][name]}, wanted {getattr(policy, name)}")
+    check_spaces(path, saved, policy)
     # Differences that no parameter's shape would betray
     own_data = policy._get_constructor_parameters()
     defaults = {name: p.default for name, p in inspect.signature(policy.gcp_class).parameters.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ogpo_sb3.common.files import check_is_folder, read_json, write_json
+from ogpo_sb3.common.files import check_out, read_json, write_json
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.common.options import whole
 from ogpo_sb3.compare import defaults
@@ -129,7 +129,7 @@ class Plan:
         :param folder: of the comparison
         :raises ValueError: it holds another plan, or is none
         """
-        check_is_folder(folder)
+        check_out(folder)
         path, wanted = folder / "plan.json", json.loads(json.dumps(dataclasses.asdict(self)))
         if path.exists():
             found = read_saved(path)

@@ -10,7 +10,7 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from ogpo_sb3.common.actor_value_policies import ActorValuePolicy
-from ogpo_sb3.common.policy_files import read_policy_file
+from ogpo_sb3.common.policy_files import check_spaces, read_policy_file
 from ogpo_sb3.common.pretraining import adopt_checkpoint
 from ogpo_sb3.common.saving import CHECKPOINT_SUFFIX
 from ogpo_sb3.zoo import ALGORITHMS
@@ -60,12 +60,8 @@ def _around_policy(algorithm: type[BaseAlgorithm], file: Path, content: dict[str
     # Two networks share the steps of DPPO's fine-tuned policy: it cannot be started from, but it acts as it is.
     chunk_size, policy_kwargs = adopt_checkpoint(file, family, None)
     model = algorithm(family, env, chunk_size=chunk_size, policy_kwargs=policy_kwargs, **settings)  # type: ignore[call-arg]
-    policy = policy_class.load(file, device="cpu")
-    for name in ("observation_space", "action_space"):
-        found, wanted = getattr(policy, name), getattr(model, name)
-        if found != wanted:
-            raise ValueError(f"{file} was trained with {name} {found}, wanted {wanted}")
-    model.policy = policy
+    check_spaces(file, content, model)
+    model.policy = policy_class.load(file, device="cpu")
     return model
 
 

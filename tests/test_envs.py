@@ -200,6 +200,9 @@ def test_a_simulator_that_lacks_its_own_dependency_names_that(monkeypatch):
         (PUSHT, {"obs_type": "pixels"}, "state, keypoints, image, state_image"),
         (PUSHT, {"reward": "shaped"}, "'sparse', 'dense', 'coverage'"),
         (PUSHT, {"obs_type": "image", "render_mode": "human"}, "cannot be combined"),
+        (PUSHT, {"reward_scale": "large"}, "Push-T: reward_scale is a finite number, not 'large'"),
+        (DOOR, {"success_bonus": float("nan")}, "AdroitDoor: success_bonus is a finite number, not nan"),
+        (KITCHEN, {"reward_scale": None}, "Franka Kitchen: reward_scale is a finite number, not None"),
     ],
 )
 def test_a_wrong_argument_is_refused_with_the_choices(env_id, kwargs, sentence):

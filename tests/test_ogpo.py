@@ -331,6 +331,13 @@ def test_ema_and_slow_actor_follow_at_their_rates():
     assert model._next_pessimism == pytest.approx(0.5, abs=0.01), "no distance from the slow policy yet"
 
 
+def test_parameters_of_a_file_without_a_slow_actor_start_one(tmp_path):
+    source, model = small(), small(OGPOChi2)
+    source.save(tmp_path / "model.zip")
+    model.set_parameters(tmp_path / "model.zip")
+    assert same(model.actor, state_of(source.actor)) and same(model.actor_slow, state_of(source.actor_ema))
+
+
 def test_joint_ratio_with_the_normalised_clip_range_warns():
     joint = dict(ratio_norm="sum")
     with pytest.warns(UserWarning, match="same trust region"):

@@ -361,6 +361,7 @@ def test_the_horizon_truncates():
         ({"task": "Stack"}, "tasks Lift, Can, Square, ToolHang, Transport, not 'Stack'"),
         ({"obs_type": "pixels"}, "obs_type is one of state, image, state_image, not 'pixels'"),
         ({"reward": "shaped"}, 'reward is "sparse" or "dense", not \'shaped\''),
+        ({"reward_scale": True}, "RobomimicLift: reward_scale is a finite number, not True"),
         ({"post_success_steps": -1}, "post_success_steps is a whole number of at least 0, not -1"),
         ({"obs_type": "image", "image_size": 4}, "image_size is one or two whole numbers of at least 8, not 4"),
         ({"obs_type": "image", "cameras": "agentview"}, "cameras is a list"),

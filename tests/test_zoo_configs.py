@@ -198,6 +198,21 @@ def test_a_checkpoint_takes_the_place_of_cloning():
     assert said["pretrained_policy"] == "bc.zip" and said["bc_steps"] == 0 and said["demonstrations"] is None
 
 
+def test_without_cloning_no_expert_is_asked():
+    task = ["--algo", "ogpo_ca", "--env", "ogpo/AdroitHammer-v0", "-conf", "quick", "-params", "bc_steps:0"]
+    assert {"demonstrations": None, "clip_bc": None}.items() <= added(task).items()
+    assert added([*task, "demonstrations:own.npz"])["demonstrations"] == "own.npz"
+    assert "demonstrations" not in added([*task, "bc_offline_ratio:0.5"]), "updates draw from them"
+
+
+def test_a_key_is_told_with_where_it_was_typed():
+    task = ["--algo", "ogpo_ca", "--env", "ogpo/AdroitHammer-v0", "-conf", "quick", "-params"]
+    with pytest.raises(ValueError, match=r"hyperparameter of ogpo_ca in -params: .*gama"):
+        added([*task, "gama:0.9"])
+    with pytest.raises(ValueError, match=r"^-params: callback names no class"):
+        added([*task, "callback:no_such.Thing"])
+
+
 def test_evaluation_has_the_environment_of_training():
     argv = ["--algo", "ogpo_ca", "--env", "ogpo/AdroitPen-v0", "-conf", "quick"]
     prepared = prepare_train(argv)

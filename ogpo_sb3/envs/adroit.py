@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ogpo_sb3.envs import images
-from ogpo_sb3.envs.registry import import_engine, prepare_drawing
+from ogpo_sb3.envs.registry import check_rewards, import_engine, prepare_drawing
 
 if TYPE_CHECKING:
     from ogpo_sb3.demonstrations import DemonstrationSet
@@ -90,6 +90,7 @@ class AdroitEnv(gym.Env):
             raise ValueError(f"Adroit has the tasks {', '.join(D4RL_REFERENCE_RETURNS)}, not {task!r}.")
         if reward not in ("sparse", "dense"):
             raise ValueError(f'Adroit{task}: reward is "sparse" or "dense", not {reward!r}.')
+        check_rewards(f"Adroit{task}", reward_scale=reward_scale, success_bonus=success_bonus)
         images.check_obs_type(f"Adroit{task}", obs_type)
         size = images.picture_size(f"Adroit{task}", image_size)
         prepare_drawing(render_mode if obs_type == "state" else "rgb_array")

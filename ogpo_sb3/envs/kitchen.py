@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ogpo_sb3.envs import images
-from ogpo_sb3.envs.registry import import_engine, prepare_drawing
+from ogpo_sb3.envs.registry import check_rewards, import_engine, prepare_drawing
 
 if TYPE_CHECKING:
     from ogpo_sb3.demonstrations import DemonstrationSet
@@ -74,6 +74,7 @@ class KitchenEnv(gym.Env):
         render_mode: str | None = None,
     ) -> None:
         self.subtasks = subtask_names(subtasks)
+        check_rewards("Franka Kitchen", reward_scale=reward_scale)
         self.reward_scale = reward_scale
         images.check_obs_type("Franka Kitchen", obs_type)
         size = images.picture_size("Franka Kitchen", image_size)

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ogpo_sb3.envs import images
-from ogpo_sb3.envs.registry import import_engine
+from ogpo_sb3.envs.registry import check_rewards, import_engine
 
 if TYPE_CHECKING:
     from ogpo_sb3.demonstrations import DemonstrationSet
@@ -88,6 +88,7 @@ class PushTEnv(gym.Env):
         height, width = images.picture_size("Push-T", image_size)
         if reward not in REWARDS:
             raise ValueError(f"Push-T: reward is one of {REWARDS}, not {reward!r}.")
+        check_rewards("Push-T", reward_scale=reward_scale, success_bonus=success_bonus)
         if render_mode == "human" and obs_type in ("image", "state_image"):
             # The engine draws either to its window or to an array, and observations need the array.
             raise ValueError(f'Push-T: render_mode="human" cannot be combined with obs_type={obs_type!r}.')

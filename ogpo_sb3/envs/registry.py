@@ -5,8 +5,10 @@ machine that has only the core install can still list every id.
 """
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -238,6 +240,17 @@ def install_command(extra: str | None) -> str:
     target = "ogpo_sb3" if extra is None else f'"ogpo_sb3[{extra}]"'
     second = WITHOUT_DEPENDENCIES.get(extra or "")
     return f"`pip install {target}`" + (f" and `pip install --no-deps {second}`" if second else "")
+
+
+def check_rewards(environment: str, **numbers: Any) -> None:
+    """
+    :param environment: its name, for the message
+    :param numbers: ``reward_scale``, ``success_bonus``
+    :raises ValueError: one that is no finite number; a run would notice at its first step, or never
+    """
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            raise ValueError(f"{environment}: {name} is a finite number, not {value!r}.")
 
 
 def prepare_drawing(render_mode: str | None) -> None:

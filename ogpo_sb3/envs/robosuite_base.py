@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ogpo_sb3.envs import images
-from ogpo_sb3.envs.registry import import_engine, prepare_drawing
+from ogpo_sb3.envs.registry import check_rewards, import_engine, prepare_drawing
 from ogpo_sb3.envs.rendering import watched
 
 # Videos, pixels: the largest square that robosuite's off-screen buffer holds.
@@ -106,6 +106,7 @@ class RobosuiteEnv(gym.Env):
         images.check_obs_type(name, obs_type)
         if reward not in ("sparse", "dense"):
             raise ValueError(f'{name}: reward is "sparse" or "dense", not {reward!r}.')
+        check_rewards(name, reward_scale=reward_scale, success_bonus=success_bonus)
         if isinstance(post_success_steps, bool) or int(post_success_steps) != post_success_steps or post_success_steps < 0:
             raise ValueError(f"{name}: post_success_steps is a whole number of at least 0, not {post_success_steps!r}.")
         if render_mode not in (None, "rgb_array"):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from ogpo_sb3.common.buffers import ChunkReplayBuffer, ChunkReplaySamples
@@ -277,7 +278,9 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         :param exact_match: every name and tensor must be given
         :param device: where tensors are read to
         """
-        if isinstance(load_path_or_dict, dict) and "policy" in load_path_or_dict:
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = load_from_zip_file(load_path_or_dict, device=device)[1]
+        if "policy" in load_path_or_dict:
             given: Any = load_path_or_dict["policy"]
             state = {name: value for name, value in given.items() if not name.startswith("actor_slow.")}
             if self.actor_slow is not None:

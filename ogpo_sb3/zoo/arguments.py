@@ -68,7 +68,7 @@ def prepare_train(argv: list[str]) -> list[str]:
         typed.pop("chunk_size")
         items = [item for item in items if not item.startswith("chunk_size:")]
     settings = {**entry, **typed}
-    check_settings(given.algo, algorithm, settings, config)
+    check_settings(given.algo, algorithm, settings, config, typed)
     added = numbers_meant(algorithm, {name: entry[name] for name in entry if name not in typed}, config)
     added |= numbers_meant(algorithm, typed, "-params")
     settings |= added
@@ -182,8 +182,9 @@ def _pretraining(settings: dict[str, Any], typed: dict[str, Any], env_id: str) -
             off["demonstrations"] = None
         return {name: value for name, value in off.items() if settings.get(name) != value and name not in typed}
     if not settings.get("bc_steps"):
-        # Without updates there is nothing for clip_bc to stop: -params bc_steps:0 is enough to leave cloning out.
-        return {"clip_bc": None} if settings.get("clip_bc") is not None and "clip_bc" not in typed else {}
+        # Without updates there is nothing to stop and nothing to clone: -params bc_steps:0 is enough to leave cloning out.
+        unused = ["clip_bc"] if draws_demonstrations(settings) else ["clip_bc", "demonstrations"]
+        return {name: None for name in unused if settings.get(name) is not None and name not in typed}
     if settings.get("demonstrations") is not None or settings.get("pretrained_policy") is not None:
         return {}
     task = TASKS.get(env_id)

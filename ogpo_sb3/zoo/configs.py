@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import re
 import runpy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -144,24 +144,28 @@ def _arguments(algorithm: type) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in found.items() if not name.startswith("_") and name != "self"}
 
 
-def check_settings(name: str, algorithm: type[BaseAlgorithm], settings: Mapping[str, Any], source: str) -> None:
+def check_settings(
+    name: str, algorithm: type[BaseAlgorithm], settings: Mapping[str, Any], source: str, typed: Collection[str] = ()
+) -> None:
     """
     :param name: id of the algorithm
     :param algorithm: its class
     :param settings: an entry, with what the command line changed
-    :param source: where it comes from, for the sentence
+    :param source: where the entry comes from, for the sentence
+    :param typed: keys that come from the command line
     :raises ValueError: a key that neither RL-Zoo nor the constructor takes, or one that is missing
     """
     known = (constructor_keys(algorithm) | ZOO_KEYS) - set(_OPTIONS)
     for key in settings:
+        where = "-params" if key in typed else source
         if key in _OPTIONS:
-            raise ValueError(f"{source}: {key!r} is no hyperparameter, the option {_OPTIONS[key]} sets it")
-        check_known(f"hyperparameter of {name} in {source}:", key, known)
+            raise ValueError(f"{where}: {key!r} is no hyperparameter, the option {_OPTIONS[key]} sets it")
+        check_known(f"hyperparameter of {name} in {where}:", key, known)
     for key in ("policy", "n_timesteps"):
         if key not in settings:
             raise ValueError(f"{source}: {key!r} is missing")
     for key in _CLASSES:
-        _check_classes(key, settings.get(key), source)
+        _check_classes(key, settings.get(key), "-params" if key in typed else source)
 
 
 def _check_classes(key: str, value: Any, source: str) -> None:

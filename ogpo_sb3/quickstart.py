@@ -115,8 +115,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     with clock("fine-tuning"):
         model = _fine_tune(args, folder, before)
     with clock("evaluation"):
-        after = evaluate(model, lambda: _make(args), n_episodes=args.eval_episodes, progress_bar=True)
-        chosen = evaluate(model, lambda: _make(args), n_episodes=args.eval_episodes, sampler="behaviour", progress_bar=True)
+        after, chosen = (_evaluate(args, folder, model, sampler) for sampler in ("ode", "behaviour"))
     results = dict(
         **settings,
         steps=model.num_timesteps,
@@ -159,18 +158,29 @@ def _demonstrations(args: argparse.Namespace, path: pathlib.Path) -> str:
 
 
 def _behaviour_cloning(args: argparse.Namespace, source: str, folder: pathlib.Path) -> EvaluationResult:
-    """Writes bc.zip and returns its evaluation, which is deterministic: a continued run finds the same numbers."""
+    """Writes bc.zip and returns its evaluation."""
     model: OGPOCA
     if (folder / "bc.ckpt").exists():
         model = OGPOCA.load_checkpoint(folder / "bc.ckpt", _make(args), device="cpu")
     else:
         model = OGPOCA("FlowPolicy", _make(args), demonstrations=source, seed=args.seed, device="cpu", **_settings(args))
     if model.pretraining_due:
+        shutil.rmtree(folder / "evaluations", ignore_errors=True)  # of another clone, whose files were taken away
         model.pretrain(n_eval_episodes=args.curve_episodes, checkpoint=folder / "bc.ckpt", checkpoint_freq=1000)
         model.policy.save(folder / "bc.zip")
         model.save_checkpoint(folder / "bc.ckpt")  # says that cloning is done: only after its result is on disk
-    result = evaluate(model, lambda: _make(args), n_episodes=args.eval_episodes, progress_bar=True)
+    result = _evaluate(args, folder, model, "ode")
     print(f"Behaviour cloning: success {result.success_rate:.2f} on {args.eval_episodes} episodes", flush=True)
+    return result
+
+
+def _evaluate(args: argparse.Namespace, folder: pathlib.Path, model: OGPOCA, sampler: str) -> EvaluationResult:
+    """Kept with its episodes: on a slow simulator it takes long enough for an interruption, which must not cost it again."""
+    path = folder / "evaluations" / f"{sampler}_{model.num_timesteps}_steps.json"
+    if path.exists():
+        return EvaluationResult.from_lists(_read_json(path))
+    result = evaluate(model, lambda: _make(args), n_episodes=args.eval_episodes, sampler=sampler, progress_bar=True)
+    write_json(path, result.as_lists())
     return result
 
 

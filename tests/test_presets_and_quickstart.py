@@ -73,7 +73,13 @@ def run(folder, *extra):
 
 def test_quickstart_runs_whole_and_goes_on(tmp_path, monkeypatch, capsys):
     """The README's first command in small: real simulator, expert demonstrations, cloning, OGPO+CA, table, picture, video."""
-    learn = OGPOCA.learn
+    learn, evaluated = OGPOCA.learn, []
+
+    def counted(*args, evaluate=quickstart.evaluate, **kwargs):
+        evaluated.append(evaluate(*args, **kwargs))
+        return evaluated[-1]
+
+    monkeypatch.setattr(quickstart, "evaluate", counted)
 
     def interrupted(self, total_timesteps, **kwargs):
         learn(self, min(total_timesteps, 450), **kwargs)
@@ -84,8 +90,13 @@ def test_quickstart_runs_whole_and_goes_on(tmp_path, monkeypatch, capsys):
         run(tmp_path)
     folder = tmp_path / "AdroitDoor-v0_seed0_smoke"
     cloned = (folder / "bc.zip").read_bytes()
-    assert not (folder / "results.json").exists()
+    assert not (folder / "results.json").exists() and len(evaluated) == 1
     results = run(tmp_path)
+    assert len(evaluated) == 3 and results["before"]["mean_return"] == evaluated[0].mean_return, "the clone's is kept"
+    (folder / "results.json").unlink()
+    again = run(tmp_path)
+    assert len(evaluated) == 3 and again["chosen"] == results["chosen"], "interrupted after the last evaluation"
+    results = again
     out = capsys.readouterr().out
     assert "Going on from run_" in out and "behaviour cloning" in out and "OGPO+CA" in out
     for name in ("curve.csv", "learning_curve.png", "before_after.mp4", "model.zip", "results.json"):

@@ -193,21 +193,33 @@ def numbers_meant(algorithm: type, settings: Mapping[str, Any], source: str) -> 
     arguments, meant = _arguments(algorithm), {}
     for key, value in settings.items():
         annotation = arguments[key].annotation if key in arguments else None
-        (kind, *more) = [t for t in get_args(annotation) or (int if key in _COUNTS else annotation,) if t is not NoneType]
-        new = as_number(value)
-        if kind in _KINDS and not more:
-            if kind is int and isinstance(new, float):
-                new = int(new) if new.is_integer() else new
-            misfit = isinstance(new, float) and kind is int
-            # Text with more than a word's characters is an expression of the command line, which RL-Zoo evaluates.
-            if misfit or (isinstance(new, str) and re.fullmatch(r"[\w.+-]*", new)):
-                raise ValueError(f"{source}: {key} must be {_KINDS[kind]}, found {value!r}")
+        new = _as_meant(key, value, annotation, source)
         if key in _COUNTS and ((isinstance(new, int) and new < 1) or new is None):
             raise ValueError(f"{source}: {key} must be at least 1, found {value!r}")
-        if key in _SCHEDULES and isinstance(new, str) and re.fullmatch(r"[\w.+-]*", new):
+        if key in _SCHEDULES and _is_word(new):
             number = as_number(new.partition("_")[2])
             if isinstance(number, str) and not re.fullmatch(r"\d+\.?\d*|\.\d+", number):
                 raise ValueError(f"{source}: {key} must be a number or lin_<number>, found {value!r}")
         if repr(new) != repr(value):
             meant[key] = new
     return meant
+
+
+def _as_meant(key: str, value: Any, annotation: Any, source: str) -> Any:
+    """The number that a text is, whole where one kind of value is wanted and that is a count."""
+    new = as_number(value)
+    (kind, *more) = [t for t in get_args(annotation) or (int if key in _COUNTS else annotation,) if t is not NoneType]
+    if kind not in _KINDS or more:
+        return new
+    if kind is int and isinstance(new, float):
+        if not new.is_integer():
+            raise ValueError(f"{source}: {key} must be {_KINDS[kind]}, found {value!r}")
+        return int(new)
+    if _is_word(new):
+        raise ValueError(f"{source}: {key} must be {_KINDS[kind]}, found {value!r}")
+    return new
+
+
+def _is_word(value: Any) -> bool:
+    """Text with more than a word's characters is an expression of the command line, which RL-Zoo evaluates."""
+    return isinstance(value, str) and re.fullmatch(r"[\w.+-]*", value) is not None

@@ -39,9 +39,12 @@ def _adroit(name: str, **settings: Any) -> dict[str, Any]:
     )
 
 
+_EARLIER: Settings = {"policy_kwargs.n_critics": 5, "utd_critic": 1.0, "critic_warmup_updates": 10_000, "group_size": 16}
+
+
 def _preset(name: str) -> dict[str, Any]:
-    """A task from its own preset."""
-    return dict(env=f"ogpo/Adroit{name}-v0", evaluation=_SUCCESS_RATE, steps=25_000, eval_freq=5_000, settings={})
+    """A task from its own preset, before the study found that less of everything and more steps serve it better (``lean``)."""
+    return dict(env=f"ogpo/Adroit{name}-v0", evaluation=_SUCCESS_RATE, steps=25_000, eval_freq=5_000, settings=_EARLIER)
 
 
 def _kitchen(eval_freq: int, **settings: Any) -> dict[str, Any]:

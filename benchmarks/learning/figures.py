@@ -104,7 +104,7 @@ def draw_differences(rows: list[dict[str, Any]], spread: float | None, out: path
         beyond = row["reach"] is not None and abs(row["difference"]) > row["reach"]
         runs = f" ({row['runs']})" if row["runs"] > 1 else ""
         points = round(float(values[at]))
-        text = f"{f'{points:+d}' if points else 0}{'' if row['same_clone'] else '°'}{runs}"
+        text = (f"{points:+d}" if points else "0") + ("" if row["same_clone"] else "°") + runs
         axes.text(at[1], at[0], text, ha="center", va="center", fontsize=8, fontweight="bold" if beyond else "normal")
     axes.imshow(values, cmap="RdBu", vmin=-60, vmax=60, aspect="auto", alpha=0.7)
     axes.set_xticks(range(len(columns)), columns, fontsize=8)

@@ -211,11 +211,9 @@ def _as_meant(key: str, value: Any, annotation: Any, source: str) -> Any:
     (kind, *more) = [t for t in get_args(annotation) or (int if key in _COUNTS else annotation,) if t is not NoneType]
     if kind not in _KINDS or more:
         return new
-    if kind is int and isinstance(new, float):
-        if not new.is_integer():
-            raise ValueError(f"{source}: {key} must be {_KINDS[kind]}, found {value!r}")
+    if kind is int and isinstance(new, float) and new.is_integer():
         return int(new)
-    if _is_word(new):
+    if _is_word(new) or (kind is int and isinstance(new, float)):
         raise ValueError(f"{source}: {key} must be {_KINDS[kind]}, found {value!r}")
     return new
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import ogpo_sb3
 import pytest
+from ogpo_sb3.common.arguments import constructor_arguments
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.critics import HLGaussEnsemble
 from ogpo_sb3.extraction.ppo_clip import Surrogate
 from ogpo_sb3.ogpo.objectives import OBJECTIVES
 from ogpo_sb3.zoo import ALGORITHMS
-from ogpo_sb3.zoo.configs import constructor_keys
 from ogpo_sb3.zoo.door import COMMANDS
 
 ROOT = Path(ogpo_sb3.__file__).resolve().parent.parent
@@ -224,7 +224,9 @@ def test_python_examples(block):
         elif isinstance(node, ast.Call):
             algorithm = getattr(ogpo_sb3, ast.unparse(node.func).split(".")[-1], None)
             if algorithm in ALGORITHMS.values():
-                assert {keyword.arg for keyword in node.keywords if keyword.arg} - constructor_keys(algorithm) == set()
+                assert {keyword.arg for keyword in node.keywords if keyword.arg} - set(
+                    constructor_arguments(algorithm)
+                ) == set()
     assert set(re.findall(r"ogpo/\w+-v0", block)) <= set(TASKS)
 
 

@@ -15,10 +15,11 @@ from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 
 from ogpo_sb3 import OGPO, OGPOCA, ChunkActionWrapper, presets
 from ogpo_sb3.compare.settings import parse_assignments
+from ogpo_sb3.common.arguments import constructor_arguments
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.zoo import ALGORITHMS, register
 from ogpo_sb3.zoo.arguments import prepare_train, wrapped_chunk_size
-from ogpo_sb3.zoo.configs import ZOO_KEYS, check_settings, config_folder, constructor_keys, find_config, read_config
+from ogpo_sb3.zoo.configs import ZOO_KEYS, check_settings, config_folder, find_config, read_config
 from ogpo_sb3.zoo.door import main
 from ogpo_sb3.zoo.parameters import as_item, read_items
 from ogpo_sb3.zoo.runs import read_saved
@@ -99,7 +100,7 @@ def test_quick_entries_equal_the_preset(algorithm):
 def tiny(algorithm):
     """Small networks, and a small buffer where there is one."""
     settings = dict(policy_kwargs=dict(net_arch=[8], denoising_steps=2), buffer_size=100)
-    if "buffer_size" in constructor_keys(algorithm):
+    if "buffer_size" in constructor_arguments(algorithm):
         settings["policy_kwargs"]["n_critics"] = 3
     else:  # on-policy: one value function
         del settings["buffer_size"]
@@ -352,7 +353,7 @@ def test_drawn_settings_build_and_are_those_of_the_trial(algorithm):
         trial = study.ask()
         drawn = HYPERPARAMS_SAMPLER[algorithm](trial, 2, 1, {})
         assert HYPERPARAMS_CONVERTER[algorithm](trial.params) == drawn, "--trial-id gives back what was tried"
-        assert set(drawn) <= constructor_keys(ALGORITHMS[algorithm])
+        assert set(drawn) <= set(constructor_arguments(ALGORITHMS[algorithm]))
         small = tiny(ALGORITHMS[algorithm])
         small["policy_kwargs"] = {**drawn["policy_kwargs"], **small["policy_kwargs"]}
         policy = next(iter(ALGORITHMS[algorithm].policy_aliases))

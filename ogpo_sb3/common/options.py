@@ -167,10 +167,6 @@ def check_critic_rate(utd_critic: float | None, gradient_steps: int | None) -> N
         raise ValueError(f"utd_critic={utd_critic} and gradient_steps={gradient_steps} both set the critic's rate: give one")
 
 
-# What ``load`` can replace only under conditions
-NO_REPLACEMENTS = {"chunk_size", "pretrained_policy", "gradient_steps"}
-
-
 def check_replacements(saved: Mapping[str, Any], chunk_size: int, given: Mapping[str, Any]) -> None:
     """
     What ``load`` cannot change, because the saved networks have it or another saved option takes precedence.

@@ -19,11 +19,13 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
+from ogpo_sb3.common.arguments import constructor_arguments
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.files import atomic_write, with_suffix
+from ogpo_sb3.common.names import check_known
 from ogpo_sb3.common.optimization import prepare_optimizer
-from ogpo_sb3.common.options import NO_REPLACEMENTS, check_replacements
+from ogpo_sb3.common.options import check_replacements
 from ogpo_sb3.common.policies import GCPPolicy
 from ogpo_sb3.common.precision import check_precision
 from ogpo_sb3.common.saved_files import CHECKPOINT, WRITTEN_BY, algorithm_name, check_model_file, kind_of
@@ -101,21 +103,23 @@ class ModelSavingMixin(BaseAlgorithm):
         :param print_system_info: print the versions it was saved with
         :param force_reset: reset the environment before training goes on
         :param kwargs: attributes to override
-        :raises ValueError: no model, one of another algorithm, or an attribute that is out of range, contradicts the others or
-            would have no effect
+        :raises ValueError: no model, one of another algorithm, or an attribute that is unknown, out of range, contradicts the
+            others or would have no effect
         """
         check_model_file(path, cls)
         if "precision" in kwargs:  # a model of a GPU's precision may be loaded elsewhere, where it is not asked for
             check_precision(kwargs["precision"], get_device(device))
         if isinstance(env, str):
             env = gym.make(env)
-        if isinstance(env, gym.Env) or not NO_REPLACEMENTS.isdisjoint(kwargs):
+        if isinstance(env, gym.Env) or kwargs:
             start = path.tell() if isinstance(path, io.IOBase) else 0
             data, _, _ = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)
             if isinstance(path, io.IOBase):
                 path.seek(start)
             assert data is not None, "No data found in the saved file"
             chunk_size = chunk_size_of(data["action_space"])
+            for name in kwargs:
+                check_known(f"attribute of {cls.__name__}", name, {*constructor_arguments(cls), *data})
             check_replacements(data, chunk_size, kwargs)
             kwargs.pop("chunk_size", None)  # follows from the action space
             if isinstance(env, gym.Env):

@@ -7,12 +7,13 @@ from typing import Any
 
 import gymnasium as gym
 
+from ogpo_sb3.common.arguments import constructor_arguments
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.common.options import draws_demonstrations
 from ogpo_sb3.envs.registry import TASKS
 from ogpo_sb3.presets import laptop_noise
 from ogpo_sb3.zoo import ALGORITHMS
-from ogpo_sb3.zoo.configs import check_settings, constructor_keys, find_config, numbers_meant, read_entry
+from ogpo_sb3.zoo.configs import check_settings, find_config, numbers_meant, read_entry
 from ogpo_sb3.zoo.parameters import as_item, read_items
 from ogpo_sb3.zoo.studies import chosen_trial
 
@@ -76,7 +77,7 @@ def prepare_train(argv: list[str]) -> list[str]:
     added |= _chunking(settings, chunk_size)
     if given.env in TASKS and "monitor_kwargs" not in settings:  # for plot-train -y success
         added["monitor_kwargs"] = {"info_keywords": ("is_success",)}
-    if "bc_steps" in constructor_keys(algorithm):
+    if "bc_steps" in constructor_arguments(algorithm):
         added |= _pretraining(settings, typed, given.env)
     if given.optimize_hyperparameters:
         _check_study(given, {**settings, **added}, chunk_size)

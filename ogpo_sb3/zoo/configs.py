@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import inspect
 import re
 import runpy
 from collections.abc import Collection, Mapping
@@ -13,6 +12,7 @@ from typing import Any, get_args
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from ogpo_sb3.common.arguments import constructor_arguments
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.zoo import ALGORITHMS
 from ogpo_sb3.zoo.parameters import as_number
@@ -123,27 +123,6 @@ def read_entry(source: str, env_id: str) -> dict[str, Any]:
     raise ValueError(f"{source} has no entry for {env_id!r} and no 'default', found {', '.join(content)}")
 
 
-def constructor_keys(algorithm: type) -> set[str]:
-    """
-    Names of the arguments that a constructor takes, those that it hands on as ``**kwargs`` included.
-
-    :param algorithm: its class
-    """
-    return set(_arguments(algorithm))
-
-
-def _arguments(algorithm: type) -> dict[str, inspect.Parameter]:
-    found: dict[str, inspect.Parameter] = {}
-    for cls in algorithm.__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-        found = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} | found
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-            break
-    return {name: p for name, p in found.items() if not name.startswith("_") and name != "self"}
-
-
 def check_settings(
     name: str, algorithm: type[BaseAlgorithm], settings: Mapping[str, Any], source: str, typed: Collection[str] = ()
 ) -> None:
@@ -155,7 +134,7 @@ def check_settings(
     :param typed: keys that come from the command line
     :raises ValueError: a key that neither RL-Zoo nor the constructor takes, or one that is missing
     """
-    known = (constructor_keys(algorithm) | ZOO_KEYS) - set(_OPTIONS)
+    known = (set(constructor_arguments(algorithm)) | ZOO_KEYS) - set(_OPTIONS)
     for key in settings:
         where = "-params" if key in typed else source
         if key in _OPTIONS:
@@ -190,7 +169,7 @@ def numbers_meant(algorithm: type, settings: Mapping[str, Any], source: str) -> 
     :return: those that change, as they are meant
     :raises ValueError: another word in a number's or truth value's place, a fraction in a count's
     """
-    arguments, meant = _arguments(algorithm), {}
+    arguments, meant = constructor_arguments(algorithm), {}
     for key, value in settings.items():
         annotation = arguments[key].annotation if key in arguments else None
         new = _as_meant(key, value, annotation, source)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from ogpo_sb3.common.arguments import constructor_arguments
 from ogpo_sb3.zoo import ALGORITHMS
-from ogpo_sb3.zoo.configs import constructor_keys
 
 Sampler = Callable[[Any, int, int, dict[str, Any]], dict[str, Any]]
 
@@ -55,7 +55,7 @@ def sampler_for(name: str) -> Sampler:
     :return: RL-Zoo's ``sample(trial, n_actions, n_envs, additional_args)``, which gives constructor arguments; its
         ``policy_kwargs`` take the place of the configuration's
     """
-    keys = constructor_keys(ALGORITHMS[name]) | {"net_arch"}
+    keys = {*constructor_arguments(ALGORITHMS[name]), "net_arch"}
     parameters = [p for p in _COMMON if _argument(p) in keys] + list(_OWN.get(name, ()))
 
     def sample(trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:

@@ -289,6 +289,8 @@ def test_bad_options_are_named(name, kwargs, named):
     ("name", "replaced", "named"),
     [
         ("QC", dict(best_of_n=0), "best_of_n must be at least 1, found 0"),
+        ("QC", dict(best_of=4), "unknown attribute of QC 'best_of': did you mean best_of_n"),
+        ("DSRL", dict(group_size=4), "unknown attribute of DSRL 'group_size'"),
         ("EXPO", dict(best_of_n=0), "best_of_n must be at least 1, found 0"),
         ("EXPO", dict(edit_scale=-1.0), r"edit_scale must lie in \(0, 2\], found -1.0"),
         ("EXPO", dict(edit_bc_coef=-1.0), "edit_bc_coef must be at least 0"),

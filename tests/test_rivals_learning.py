@@ -120,6 +120,23 @@ def test_every_algorithm_can_begin_with_it(cls):
     assert model._n_critic_pretrain_updates == 6
 
 
+@pytest.mark.parametrize(("cls", "kwargs"), [(FQL, {}), (OGPO, dict(extraction="fql"))])
+def test_a_one_step_policy_is_distilled_while_critics_are_pre_trained(cls, kwargs):
+    """It makes their targets: from random parameters these would be values of random actions."""
+    model = pretrained(cls, critic_pretrain_updates=150, bc_steps=20, learning_rate=3e-3, actor_tau=0.05, **kwargs)
+    model.pretrain(progress_bar=False)
+    observations, latents = model.demonstration_buffer.sample(200).observations, th.randn(200, 2)
+
+    def distance():
+        with th.no_grad():
+            wanted = model.actor_ema.sample(observations, latents)
+            return (model.policy.one_step_ema(observations, latents) - wanted).square().mean()
+
+    before = distance()
+    model.pretrain_critic(progress_bar=False)
+    assert distance() < 0.3 * before
+
+
 def test_critic_pre_training_goes_on_where_it_was_interrupted(tmp_path):
     demos = reach_demonstrations(20)
     model = pretrained(critic_pretrain_updates=5, demonstrations=demos)

@@ -49,13 +49,25 @@ class CriticPretrainingMixin(UpdatesMixin):
         done, total = self._n_critic_pretrain_updates, self.critic_pretrain_updates
         for _ in progress(range(done, total), "critic pre-training", total, progress_bar, done):
             self._update_rates()
-            batch = self.demonstration_buffer.sample(self.batch_size, env=self._vec_normalize_env)
-            self._run(self._pretraining_critic_step, batch)
+            self._run(self._pretraining_critic_step, self._demonstrated(self.batch_size))
+            self._pretrain_with_critic()
             self._n_critic_pretrain_updates += 1
             if self._n_critic_pretrain_updates % _UPDATES_BETWEEN_CHECKS == 0:
                 self._read_metrics()
         self._read_metrics()
         return self
+
+    def _demonstrated(self, batch_size: int) -> ChunkReplaySamples:
+        """
+        Windows from the demonstrations alone.
+
+        :param batch_size: windows
+        """
+        assert self.demonstration_buffer is not None
+        return self.demonstration_buffer.sample(batch_size, env=self._vec_normalize_env)
+
+    def _pretrain_with_critic(self) -> None:
+        """What makes the critics' targets and has not been cloned, if there is such a policy."""
 
     def _pretraining_critic_step(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
         """A critic step, with Cal-QL's term where that is switched on."""

@@ -23,8 +23,9 @@ class FQL(OneStepMixin, GCPOffPolicyAlgorithm):
 
         E [ alpha (mu(s, z) - ODE(s, z))^2 / D - Q_target(s, clip mu(s, z)) ].
 
-    Warm-up updates (``critic_warmup_updates``) train the one-step policy too, on the distillation alone: it acts from
-    ``learning_starts`` on and would do so from random parameters otherwise.
+    Updates of the critics before the actor's (``critic_warmup_updates``, ``critic_pretrain_updates``) train the one-step
+    policy too, on the distillation alone: it makes their targets and acts from ``learning_starts`` on, and would do so from
+    random parameters otherwise.
 
     :param policy: "FlowPolicy" or the name of another family, or a policy class derived from ``OneStepPolicy``
     :param env: environment, its id or a chunked vectorised environment
@@ -68,6 +69,9 @@ class FQL(OneStepMixin, GCPOffPolicyAlgorithm):
     def _next_value(self, batch: ChunkReplaySamples) -> th.Tensor:
         """See :meth:`ogpo_sb3.common.one_step.OneStepMixin._one_step_value`."""
         return self._one_step_value(batch)
+
+    def _pretrain_with_critic(self) -> None:
+        self._update_one_step(self._demonstrated(self.actor_batch_size), q_weight=0.0)
 
     def _warm_up(self, batch_size: int) -> None:
         self._update_critic(batch_size)

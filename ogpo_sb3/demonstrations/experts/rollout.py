@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+import ogpo_sb3
 from ogpo_sb3.demonstrations.dataset import DemonstrationSet
 from ogpo_sb3.demonstrations.experts.journal import Journal
 from ogpo_sb3.demonstrations.replay import described
@@ -102,7 +103,7 @@ def collect(
         env.close()
     meta = {
         "source": f"collected with the {expert.source}",
-        "generated_by": f"ogpo_sb3 {metadata.version('ogpo_sb3')}",
+        "generated_by": f"ogpo_sb3 {ogpo_sb3.__version__}",
         "expert": expert.source,
         **settings,
         "attempts": attempts,

@@ -1,5 +1,6 @@
 """What OGPO's objectives and their options do: learning on a bandit, combinations, saving, refusals."""
 
+import copy
 import math
 
 import numpy as np
@@ -431,6 +432,17 @@ def test_a_family_without_cloning_errors_is_refused(extraction):
         small(policy=policy, extraction=extraction)
     assert not Unscored.has_cloning_error() and not GenerativeControlPolicy.has_cloning_error()
     assert FlowGCP.has_cloning_error() and DiffusionGCP.has_cloning_error()
+
+
+@pytest.mark.parametrize("options", [{}, dict(extraction="bptt")])
+def test_a_value_baseline_can_be_switched_off_by_load(options, tmp_path):
+    """V(s) stays where it was, and is asked no more: an objective without groups has no Q to regress it on."""
+    small(baseline="value").learn(40).save(tmp_path / "model")
+    loaded = OGPO.load(tmp_path / "model", Reach(), baseline="group_mean", **options)
+    before = copy.deepcopy(loaded.policy.state_value.state_dict())
+    loaded.learn(20, reset_num_timesteps=False)
+    assert "train/actor_loss" in loaded.logger.name_to_value and "train/value_loss" not in loaded.logger.name_to_value
+    assert differences(loaded.policy.state_value.state_dict(), before) == []
 
 
 def test_a_penalty_can_be_switched_on_and_off_by_load(tmp_path):

@@ -54,8 +54,9 @@ class GCPPolicy(BoundedPolicy):
     :param features_extractor_class: chosen from the observation space when None
     :param features_extractor_kwargs: its arguments
     :param normalize_images: divide uint8 images by 255
-    :param normalize_observations: standardise vector observations; statistics come from the demonstrations, else from the
-        steps before ``learning_starts``, and are stored in the policy
+    :param normalize_observations: standardise vector observations; statistics, stored in the policy, come from the
+        demonstrations where these are cloned or critics are trained on them first, else from the steps before
+        ``learning_starts``
     :param actor_keys: entries of a Dict observation the actor sees
     :param critic_keys: entries of a Dict observation the critic sees
     :param optimizer_class: AdamW by default

@@ -187,6 +187,11 @@ def check_replacements(saved: Mapping[str, Any], chunk_size: int, given: Mapping
             f"pretrained_policy={str(pretrained)!r} would have no effect: a saved model brings its own parameters, begin a "
             "new one to start from that policy"
         )
+    kept = saved.get("initial_temperature")
+    temperature = given.get("initial_temperature", kept)
+    if temperature != kept:
+        check_positive("initial_temperature", temperature)
+        raise ValueError(f"initial_temperature={temperature} would have no effect: a saved model brings its own temperature")
     check_critic_rate(given.get("utd_critic", saved.get("utd_critic")), given.get("gradient_steps"))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,7 +59,7 @@ class DPPO(GCPOnPolicyAlgorithm):
     :param ent_coef: weight of the chain's entropy; without effect unless noise is learned or tokens are drawn
     :param vf_coef: factor on the value loss
     :param clip_range_vf: values move by no more than this per round of updates; None for any
-    :param target_kl: end a round of updates when the approximate KL divergence exceeds this; None for never
+    :param target_kl: end a round of updates when a minibatch's approximate KL divergence exceeds this; None for never
     :param critic_warmup_rollouts: first rollouts that train the value network only
     :param reward_scaling: divide rewards by the running standard deviation of returns
     :param max_grad_norm: gradient norms are clipped to this
@@ -233,19 +233,23 @@ class DPPO(GCPOnPolicyAlgorithm):
         self._update_rates()
         metrics: dict[str, list[th.Tensor]] = defaultdict(list)
         warming_up = self._n_rollouts <= self.critic_warmup_rollouts
-        for _ in range(self.n_epochs):
-            for batch in self.rollout_buffer.get(self.batch_size):
-                statistics = self._update_value(batch)
-                if not warming_up:
-                    statistics |= self._update_actor(batch)
-                    self._n_actor_updates += 1
-                self._n_updates += 1
-                for name, value in statistics.items():
-                    metrics[name].append(value.detach())
-            if self._too_far(metrics["approx_kl"]):
+        for batch in self._minibatches():
+            statistics = self._update_value(batch)
+            if not warming_up:
+                statistics |= self._update_actor(batch)
+                self._n_actor_updates += 1
+            self._n_updates += 1
+            for name, value in statistics.items():
+                metrics[name].append(value.detach())
+            if not warming_up and self.target_kl is not None and statistics["approx_kl"].item() > self.target_kl:
                 break
         self.policy.renew_old_policy()
         self._record(metrics)
+
+    def _minibatches(self) -> Iterator[ChunkRolloutSamples]:
+        """Those of ``n_epochs`` passes."""
+        for _ in range(self.n_epochs):
+            yield from self.rollout_buffer.get(self.batch_size)
 
     def _update_value(self, batch: ChunkRolloutSamples) -> dict[str, th.Tensor]:
         """Regression of every head on the returns."""
@@ -279,10 +283,6 @@ class DPPO(GCPOnPolicyAlgorithm):
             clip_fraction=((ratio - 1.0).abs() > clip_ranges).float().mean(),
             **bonus,
         )
-
-    def _too_far(self, divergences: list[th.Tensor]) -> bool:
-        """Whether the last minibatch's approximate KL divergence ends this round of updates."""
-        return self.target_kl is not None and bool(divergences) and divergences[-1].item() > self.target_kl
 
     def _record(self, metrics: dict[str, list[th.Tensor]]) -> None:
         """Hand the means of this round of updates to SB3's logger."""

@@ -60,7 +60,7 @@ class ImaginationMixin(UpdatesMixin):
                 q = self.critic_target(batch.observations, actions.unflatten(0, (-1, self.group_size)))  # (M, B, G)
                 advantage, logged = self._advantage(q, batch, chain)
                 logged = dict(agreement=agreement(self._compared(q)), advantage_std=advantage.std(), **logged)
-        if self.policy.state_value is not None:
+        if self.baseline == "value":
             logged |= self._value_step(batch, q)
         update = Update(
             gcp=self.actor.gcp,
@@ -82,8 +82,8 @@ class ImaginationMixin(UpdatesMixin):
     ) -> tuple[th.Tensor, dict[str, th.Tensor]]:
         """(B, G) advantages; the penalised variants mix and penalise Q first (4.6) and have something to log."""
         if self.penalty is None or self.actor_slow is None or chain is None:
-            value = self.policy.state_value
-            baseline = value(batch.observations) if value is not None else None
+            value = self.policy.state_value if self.baseline == "value" else None
+            baseline = None if value is None else value(batch.observations)
             return group_advantage(self._compared(q), self.advantage, self.q_agg, baseline).view(q.shape[1:]), {}
         log_prob, slow_log_prob = (
             actor.chain_log_prob(batch.observations, chain.states, self._first_scored_step).view(q.shape[1:])

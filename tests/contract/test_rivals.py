@@ -302,6 +302,7 @@ def test_bad_options_are_named(name, kwargs, named):
         ("DSRL", dict(bc_coef=2.0), "bc_coef=2.0"),
         ("FQL", dict(alpha=-1.0), "alpha must be at least 0, found -1.0"),
         ("S/R", dict(n_edits=0), "n_edits must be at least 1, found 0"),
+        ("DSRL", dict(initial_temperature=0.01), "initial_temperature=0.01 would have no effect: .* its own temperature"),
         ("RLPD", dict(initial_temperature=-1.0), "initial_temperature must be positive, found -1.0"),
         ("PA-RL", dict(ascent_rate=-1.0), "ascent_rate must be positive, found -1.0"),
         ("PA-RL", dict(keep=0), "keep must be at least 1, found 0"),

@@ -750,7 +750,21 @@ class TestObservations:
         obs = np.ones((1, 2), np.float32)
         info = {"chunk": {"rewards": [1.0, 1.0], "next_observations": [obs[0], obs[0] * 2]}}
         with pytest.raises(ValueError, match="ends with another observation"):
-            make(10, 2).add(obs, obs * 7, np.zeros((1, 4)), np.ones(1), np.zeros(1), [info])
+            make(10, 2).add(obs, obs * 7, np.zeros((1, 4)), 2 * np.ones(1), np.zeros(1), [info])
+
+    @pytest.mark.parametrize("h", [2, 1])
+    def test_wrapper_that_changes_rewards_around_chunks(self, h):
+        """It would be overruled by the rewards of the chunk's steps; where a chunk is one step it is obeyed."""
+        env = gym.wrappers.TransformReward(ChunkActionWrapper(gym.make("Pendulum-v1"), h), lambda _: 100.0)
+        env = DummyVecEnv([lambda: env])
+        buffer = ChunkReplayBuffer(50, env.observation_space, env.action_space, "cpu", chunk_size=h)
+        if h == 2:
+            with pytest.raises(ValueError, match=r"sum of its steps' rewards .wrappers that change rewards belong below"):
+                collect(env, buffer, 5)
+            assert buffer.size() == 0
+        else:
+            collect(env, buffer, 5)
+            assert (buffer.rewards[:5] == 100).all()
 
 
 def collect(env, buffer, n):

@@ -237,6 +237,30 @@ def test_environments_that_do_not_suit_are_named_and_closed(model):
     evaluate(model, lambda: same, n_episodes=2, n_envs=1)
 
 
+def test_what_is_no_environment_is_named(model):
+    wanted = r"env must be an environment, its id, a VecEnv of Stable-Baselines3 \(make_vec_env\) or a function that makes an "
+    for source, found in (
+        (gym.make_vec("Pendulum-v1", 2), "SyncVectorEnv"),
+        ([Reach()], "list"),
+        (3, "int"),
+        (lambda: make_vec_env(Reach, 1), "a function that makes DummyVecEnv"),
+        (lambda: None, "a function that makes NoneType"),
+    ):
+        with pytest.raises(ValueError, match=rf"{wanted}environment, found {found}$"):
+            evaluate(model, source, n_episodes=1)
+
+
+def test_observations_of_another_environment_are_named(model):
+    class Farther(Reach):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
+
+    for source in (Farther, Farther()):
+        with pytest.raises(ValueError, match=r"the environment's observation space is Box\(.*\(3,\).*, wanted Box\(.*\(2,\)"):
+            evaluate(model, source, n_episodes=1)
+
+
 def test_a_row_cut_short_is_replaced_and_an_empty_file_gets_its_header(tmp_path):
     """As a process that was killed while it wrote leaves them."""
     result = EvaluationResult(np.array([1]), np.array([2.0]), np.array([3]), np.array([True]))
@@ -251,6 +275,42 @@ def test_a_row_cut_short_is_replaced_and_an_empty_file_gets_its_header(tmp_path)
     path.write_bytes(b"")
     append_row(path, 5, result)
     assert [row["timesteps"] for row in read_rows(path)] == [5] and len(list(path.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"a,b\n1,2\n3,4", "'a,b'"),
+        (b"notes", "'notes'"),
+        (b"\n", "''"),
+        (b"timesteps,success_rate\n10,0.5\n", "'timesteps,success_rate'"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", "'\N{REPLACEMENT CHARACTER}PNG'"),
+        (b"\xff" * 5000, "'" + 60 * "\N{REPLACEMENT CHARACTER}" + "'"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_before_the_training(tmp_path, content, found):
+    path = tmp_path / "foreign.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"csv_path: .*foreign\.csv holds something else") as error:
+        EvaluateCallback(10, csv_path=path)
+    sentence = str(error.value)
+    assert f"foreign.csv holds something else ({found}" in sentence and len(sentence) < len(str(path)) + 200
+    assert sentence.endswith("wanted a new file or a table of EvaluateCallback") and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 20, None])
+def test_a_table_is_gone_on_with_however_it_was_cut_off(model, tmp_path, cut):
+    path = tmp_path / "curve.csv"
+    append_row(path, 0, EvaluationResult(np.array([1]), np.array([2.0]), np.array([3]), np.array([True])))
+    header, row = path.read_bytes().splitlines(keepends=True)
+    for whole in (header, header + row):
+        path.write_bytes(whole if cut is None else whole[: len(whole) - cut])
+        kept = [0.0] if whole != header and not cut else []
+        model.learn(20, callback=EvaluateCallback(20, 2, Reach, path))
+        assert [row["timesteps"] for row in read_rows(path)] == [*kept, model.num_timesteps]
+        assert path.read_bytes().startswith(header)
+    path.write_bytes(b"")
+    assert EvaluateCallback(10, csv_path=path).csv_path == path
 
 
 def test_callback_writes_rows_as_they_come_and_a_continued_run_adds_no_double(model, tmp_path):

@@ -219,7 +219,7 @@ def test_warmup_cosine_values():
     assert schedule.at(49_999) == pytest.approx(2e-5, rel=1e-4)
     assert schedule.at(51_000) == schedule.at(1000)
     assert WarmupCosine(restart=False).at(10**6) == pytest.approx(2e-5)
-    assert schedule_value(as_schedule(schedule, "x"), 0.3, 1000) == schedule.at(1000)
+    assert schedule_value("x", as_schedule(schedule, "x"), 0.3, 1000) == schedule.at(1000)
 
 
 def test_actor_rate_follows_its_own_updates():
@@ -238,8 +238,8 @@ def test_the_critics_rate_counts_their_updates_before_the_actors_too():
 
 @pytest.mark.parametrize(("value", "at_half"), [(0.1, 0.1), ("lin_0.1", 0.05), (lambda p: p * p, 0.25)])
 def test_schedules(value, at_half):
-    assert schedule_value(as_schedule(value, "x"), 0.5, 0) == pytest.approx(at_half)
-    assert schedule_value(as_schedule(LinearSchedule(1.0, 0.0, 1.0), "x"), -0.2, 0) == 0.0
+    assert schedule_value("x", as_schedule(value, "x"), 0.5, 0) == pytest.approx(at_half)
+    assert schedule_value("x", as_schedule(LinearSchedule(1.0, 0.0, 1.0), "x"), -0.2, 0) == 0.0
 
 
 @pytest.mark.parametrize("value", ["fast", "lin_x", "lin_-1", "lin_nan", -1.0, None, True, [1e-3]])

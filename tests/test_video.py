@@ -12,7 +12,7 @@ from stable_baselines3 import SAC
 
 from ogpo_sb3 import OGPO, ChunkActionWrapper, evaluate, record_video
 from ogpo_sb3.envs import headless
-from ogpo_sb3.evaluation.video import Clip, record, write_grid
+from ogpo_sb3.evaluation.video import Clip, record, record_episode, write_grid
 from ogpo_sb3.zoo import ALGORITHMS
 from ogpo_sb3.zoo.models import load_model
 from tests.toys import Reach
@@ -155,6 +155,58 @@ def test_what_cannot_be_recorded_is_said(models, tmp_path, monkeypatch, argument
     with pytest.raises(ValueError, match=sentence):
         record(models["after"], **{"env": Drawn, "path": "out.gif", "max_steps": 2, **arguments})
     assert not list(tmp_path.iterdir())
+
+
+class DrawnWide(Drawn):
+    """Two actions."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = gym.spaces.Box(-0.5, 0.5, (2,), np.float32)
+
+
+class DrawnFar(Drawn):
+    """Three observations."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        (DrawnWide, r"the environment's action space is .*\(4,\), float32\)\), wanted .*\(2,\), float32\)\)"),
+        (DrawnFar, r"the environment's observation space is .*\(3,\), float32\), wanted .*\(2,\), float32\)"),
+    ],
+)
+def test_a_model_of_another_environment_is_refused_before_the_first_episode(models, tmp_path, monkeypatch, env, sentence):
+    closed = []
+    monkeypatch.setattr(Drawn, "reset", lambda *_, **__: pytest.fail("drawn for nothing"))
+    monkeypatch.setattr(Drawn, "close", lambda self: closed.append(self), raising=False)
+    with pytest.raises(ValueError, match=f"{sentence}$"):
+        record(models["after"], env, tmp_path / "out.gif")
+    other = OGPO("FlowPolicy", env(), **KWARGS)
+    with pytest.raises(ValueError, match=f"{sentence} of the model 'after'$"):
+        record({"fits": other, "after": models["after"]}, env, tmp_path / "out.gif")
+    with pytest.raises(ValueError, match=sentence):
+        record_episode(models["after"], env(), seed=1)
+    assert len(closed) == 2 and not list(tmp_path.iterdir())
+
+
+def test_pictures_as_observations_fit_a_model_that_has_their_channels_first(tmp_path):
+    class Pictured(Drawn):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = gym.spaces.Dict(picture=gym.spaces.Box(0, 255, (36, 48, 3), np.uint8))
+
+        def _obs(self):
+            return {"picture": self.observation_space["picture"].sample()}
+
+    model = SAC("MultiInputPolicy", Pictured(), device="cpu", buffer_size=10, policy_kwargs=dict(net_arch=[4]))
+    assert model.observation_space["picture"].shape == (3, 36, 48)
+    record(model, Pictured, tmp_path / "out.gif", max_steps=2)
+    assert len(evaluate(model, Pictured, n_episodes=1).returns) == 1
 
 
 def test_clips_without_frames_are_refused(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from gymnasium import spaces
+from stable_baselines3 import SAC
 from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.results_plotter import ts2xy
 
@@ -17,6 +18,7 @@ from ogpo_sb3 import OGPOCA
 from ogpo_sb3.zoo.door import main
 from ogpo_sb3.zoo.runs import find_runs
 from ogpo_sb3.zoo.samplers import convert_params
+from tests.toys import Reach
 
 ROOT = pathlib.Path(__file__).parents[1]
 TASK = ("--algo", "ogpo_ca", "--env", "ogpo/PushT-v0")
@@ -141,6 +143,69 @@ def test_what_cannot_be_made_is_told_in_a_sentence(wrong, told, trained, monkeyp
     (line,) = [line for line in message.splitlines() if "error: " in line]
     assert told in line and "Traceback" not in message
     assert main(["enjoy", *TASK, "--no-render", "-n", "2"]) == 0, "the last run that has a model, not what the start left"
+
+
+@pytest.fixture
+def pendulum(tmp_path, monkeypatch):
+    """The folder of a run of SAC without a model, below the working directory."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "logs" / "sac" / "Pendulum-v1_1"
+    (folder / "Pendulum-v1").mkdir(parents=True)
+    (folder / "Pendulum-v1" / "args.yml").write_text("{env: Pendulum-v1, env_kwargs: null}")
+    (folder / "Pendulum-v1" / "config.yml").write_text("{policy: MlpPolicy}")
+    return folder
+
+
+def told(capsys, *arguments):
+    """The one sentence about what a command could not do."""
+    assert main(list(arguments)) == 1
+    message = capsys.readouterr().err
+    (line,) = [line for line in message.splitlines() if "error: " in line]
+    assert line.startswith(f"python -m ogpo_sb3.zoo {arguments[0]}: error: ") and "Traceback" not in message
+    return line
+
+
+PENDULUM = ("--algo", "sac", "--env", "Pendulum-v1", "-f", "logs")
+
+
+@pytest.mark.parametrize("command", ["enjoy", "record-video"])
+def test_a_broken_model_is_told_in_a_sentence(command, pendulum, capsys):
+    before = sys.argv
+    (pendulum / "Pendulum-v1.zip").write_bytes(b"broken")
+    assert "Pendulum-v1.zip wasn't a zip-file" in told(capsys, command, *PENDULUM, "--no-render", "-n", "2")
+    assert sys.argv is before
+
+
+@pytest.mark.parametrize("command", ["enjoy", "record-video"])
+def test_a_model_of_another_environment_is_told_in_a_sentence(command, pendulum, capsys):
+    SAC("MlpPolicy", Reach(), device="cpu", buffer_size=1).save(pendulum / "Pendulum-v1.zip")
+    assert "bservation" in told(capsys, command, *PENDULUM, "--no-render", "-n", "2")
+
+
+def test_more_is_told_of_a_broken_model_where_it_is_asked_for(pendulum):
+    (pendulum / "Pendulum-v1.zip").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="wasn't a zip-file"):
+        main(["enjoy", *PENDULUM, "--no-render", "--verbose", "2"])
+
+
+def test_what_cannot_be_drawn_or_evaluated_is_told_in_a_sentence(pendulum, capsys):
+    assert "nowhere.pkl" in told(capsys, "plot-from-file", "-i", "nowhere.pkl", "--figures", "figures")
+    (pendulum / "0.monitor.csv").write_text("#{}\nr,l,t\n1,2,3,4,5,6\n7,x\n")
+    told(capsys, "plot-train", "-a", "sac", "-e", "Pendulum-v1", "-f", "logs", "--figures", "figures")
+    (pendulum / "Pendulum-v1" / "args.yml").write_text("{env: [")
+    assert "args.yml cannot be read" in told(capsys, "benchmark")
+
+
+def test_errors_of_the_simulator_keep_their_traceback(tmp_path, monkeypatch):
+    import tests.registered_toys  # noqa: F401
+
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "logs" / "sac" / "toy-Fragile-v0_1"
+    folder.mkdir(parents=True)
+    (tmp_path / "flag").touch()
+    SAC("MlpPolicy", Reach(), device="cpu", buffer_size=1).save(folder / "toy-Fragile-v0.zip")
+    with pytest.raises(RuntimeError, match="the simulator broke"):
+        main(["enjoy", "--algo", "sac", "--env", "toy/Fragile-v0", "-f", "logs", "--no-render", "--env-kwargs", "flag:flag"])
 
 
 def test_errors_of_training_keep_their_traceback(tmp_path, monkeypatch):

@@ -38,6 +38,14 @@ def check_action_space(space: spaces.Space) -> None:
         )
 
 
+def named(thing: object) -> str:
+    """
+    :param thing: given in place of an environment
+    :return: what it is, for a sentence
+    """
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+
+
 def chunk_env(
     env: gym.Env | VecEnv | str, chunk_size: int | None, pretrained_chunk_size: int | None = None, verbose: int = 0
 ) -> gym.Env | VecEnv:
@@ -52,10 +60,14 @@ def chunk_env(
     :param pretrained_chunk_size: of the BC checkpoint, if any
     :param verbose: as in SB3
     :return: the environment, chunked unless the chunk size is 1
-    :raises ValueError: a chunk size that contradicts the wrapper's, a plain VecEnv where one above 1 is needed, or actions as
-        in :func:`check_action_space`
+    :raises ValueError: something else than an environment, a chunk size that contradicts the wrapper's, a plain VecEnv where
+        one above 1 is needed, or actions as in :func:`check_action_space`
     """
     check_chunk_size(chunk_size)
+    if not isinstance(env, gym.Env | VecEnv | str):
+        raise ValueError(
+            f"env must be an environment, its id or a VecEnv of Stable-Baselines3 (make_vec_env), found {named(env)}"
+        )
     env = maybe_make_env(env, verbose)
     space = env.action_space
     check_action_space(space)

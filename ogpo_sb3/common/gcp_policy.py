@@ -25,7 +25,7 @@ from ogpo_sb3.common.features import (
 )
 from ogpo_sb3.common.files import atomic_write
 from ogpo_sb3.common.gaussian import TanhGaussian, Temperature
-from ogpo_sb3.common.options import check_choice, whole
+from ogpo_sb3.common.options import check_choice, check_class, whole
 from ogpo_sb3.common.policy_files import pretrained_actor_state
 from ogpo_sb3.critics import aggregate
 from ogpo_sb3.gcp import GenerativeControlPolicy
@@ -125,6 +125,8 @@ class GCPPolicy(BoundedPolicy):
                 f"subsample_bon={subsample_bon} is about candidates ranked by two random heads, and this policy has none: "
                 "leave it out"
             )
+        check_class("activation_fn", activation_fn, nn.Module, "torch.nn")
+        check_class("optimizer_class", optimizer_class, th.optim.Optimizer, "torch.optim")
         own = {name: gcp_kwargs.pop(name, default) for name, default in self.settings.items()}
         given_by_policy = {"features_dim", "action_dim", "chunk_size", "net_arch", "activation_fn"}
         known = set(inspect.signature(self.gcp_class).parameters) - given_by_policy

@@ -20,11 +20,14 @@ from ogpo_sb3.common.critic_pretraining import CriticPretrainingMixin
 from ogpo_sb3.common.chunked_env import chunk_env
 from ogpo_sb3.common.counting import ChunkedMixin
 from ogpo_sb3.common.options import (
+    check_action_noise,
     check_critic_rate,
     check_demonstrations,
     check_heads,
+    check_horizon,
     check_off_policy,
     check_policy,
+    check_rhythm,
     check_trained,
     make_whole,
 )
@@ -274,6 +277,9 @@ class GCPOffPolicyAlgorithm(
             self.replay_buffer_class = ChunkReplayBuffer
         self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "chunk_size": self.chunk_size, "gamma": self.gamma}
         super()._setup_model()
+        assert isinstance(self.train_freq, TrainFreq)
+        check_rhythm(self.train_freq, self.n_envs)
+        check_action_noise(self.action_noise, self.action_space.shape, None if self.env is None else self.n_envs)
         check_heads(self.q_agg, self.policy.n_heads)
         for name in self.policy_settings:
             setattr(self.policy, name, getattr(self, name))
@@ -361,6 +367,7 @@ class GCPOffPolicyAlgorithm(
         :param progress_bar: show progress in environment steps
         """
         assert self.env is not None, "You must set the environment before calling learn()"
+        check_horizon(total_timesteps, log_interval)
         if self.pretraining_due:
             self.pretrain(progress_bar=progress_bar or self.verbose > 0)
         self.policy.actor.gcp.check_ready()

@@ -20,11 +20,12 @@ from ogpo_sb3.common.counting import ChunkedMixin
 from ogpo_sb3.common.errors import TrainingDivergedError, is_finite
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.optimization import check_step, guarded_step, set_rate
-from ogpo_sb3.common.options import check_demonstrations, check_on_policy, check_policy, make_whole
+from ogpo_sb3.common.options import check_demonstrations, check_horizon, check_on_policy, check_policy, make_whole
 from ogpo_sb3.common.pretraining import PretrainingMixin, adopt_checkpoint
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, RewardScaling
 from ogpo_sb3.common.saving import ModelSavingMixin
 from ogpo_sb3.common.schedules import Schedule, schedule_value
+from ogpo_sb3.common.step_reader import check_sum
 from ogpo_sb3.envs.chunking import steps_in
 
 SelfOnPolicy = TypeVar("SelfOnPolicy", bound="GCPOnPolicyAlgorithm")
@@ -218,6 +219,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
             obs: Any = self._last_obs
             actions, states, log_prob, values = self._decide(obs)
             new_obs, rewards, dones, infos = env.step(actions)
+            step_rewards = self._step_rewards(rewards, infos)
             self.num_timesteps += sum(steps_in(info) for info in infos)
             self._num_decisions += env.num_envs
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
@@ -230,7 +232,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
                 final_values = np.where(dones, final_values, self._values(new_obs))
                 dones = np.ones_like(dones)
                 self._last_obs, self._last_episode_starts = env.reset(), dones  # type: ignore[assignment]
-            rollout_buffer.add(obs, states, log_prob, values, self._step_rewards(rewards, infos), dones, final_values)
+            rollout_buffer.add(obs, states, log_prob, values, step_rewards, dones, final_values)
         rollout_buffer.compute_returns_and_advantage(
             self._values(self._last_obs), self._reward_scaling if self.reward_scaling else None
         )
@@ -265,6 +267,9 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
             return [np.array([reward]) for reward in rewards]
         chunks = [info["chunk"]["rewards"] for info in infos]
         normalizer = self._vec_normalize_env
+        given = rewards if normalizer is None else normalizer.get_original_reward()
+        for i, (reward, chunk) in enumerate(zip(given, chunks, strict=True)):
+            check_sum(i, float(reward), chunk)
         if normalizer is None or not normalizer.norm_reward:
             return chunks
         return [normalizer.normalize_reward(chunk) for chunk in chunks]
@@ -299,6 +304,7 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         :param progress_bar: show progress in environment steps
         """
         assert self.env is not None, "You must set the environment before calling learn()"
+        check_horizon(total_timesteps, log_interval)
         if self.pretraining_due:
             self.pretrain(progress_bar=progress_bar or self.verbose > 0)
         self.policy.actor.gcp.check_ready()
@@ -321,10 +327,11 @@ class GCPOnPolicyAlgorithm(PretrainingMixin, ChunkedMixin, ModelSavingMixin, OnP
         """Write the scheduled learning rates into the optimisers."""
         progress = self._current_progress_remaining
         rates = {
-            "learning_rate": (self.actor, schedule_value(self.lr_schedule, progress, self._n_actor_updates)),
-            "critic_learning_rate": (self.critic, schedule_value(self.critic_lr_schedule, progress, self._n_updates)),
+            "learning_rate": (self.actor, self.lr_schedule, self._n_actor_updates),
+            "critic_learning_rate": (self.critic, self.critic_lr_schedule, self._n_updates),
         }
-        for name, (model, rate) in rates.items():
+        for name, (model, schedule, n_updates) in rates.items():
+            rate = schedule_value(name, schedule, progress, n_updates)
             set_rate(model.optimizer, rate)
             self.logger.record(f"train/{name}", rate)
 

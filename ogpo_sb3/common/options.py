@@ -1,11 +1,16 @@
 """Refusal of constructor options that are out of range or contradict each other."""
 
+import copy
 import math
 import numbers
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.critics.ensemble import Q_AGGREGATIONS
@@ -31,6 +36,7 @@ def check_shared(
         ("offline_ratio", offline_ratio, 0.0, 1.0),
         ("bc_offline_ratio", bc_offline_ratio, 0.0, 1.0),
     ):
+        check_number(name, value)
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low:g}, {high:g}], found {value}")
     check_positive("max_grad_norm", max_grad_norm, finite=False)
@@ -48,12 +54,35 @@ def draws_demonstrations(settings: Mapping[str, Any]) -> bool:
     return any(settings.get(name) for name in OFFLINE_SHARES)
 
 
+def check_number(name: str, value: Any) -> None:
+    """
+    :param name: of the argument
+    :param value: given
+    :raises ValueError: no real number
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} must be a number, found {value!r}")
+
+
+def check_class(name: str, value: Any, base: type, module: str) -> None:
+    """
+    :param name: of the argument
+    :param value: given
+    :param base: what it must derive from
+    :param module: where such classes are, for the error
+    :raises ValueError: a name, a function or another class
+    """
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise ValueError(f"{name} must be a class of {module}, found {value!r}")
+
+
 def check_at_least(**limits: tuple[float, int]) -> None:
     """
     :param limits: by argument name, the value given and the smallest that makes sense
     :raises ValueError: a value below its minimum, NaN or infinite
     """
     for name, (value, least) in limits.items():
+        check_number(name, value)
         if not least <= value < math.inf:
             raise ValueError(f"{name} must be at least {least}{' and finite' if value == math.inf else ''}, found {value}")
 
@@ -67,7 +96,7 @@ def whole(name: str, value: Any) -> Any:
     :return: as int where it is a number
     :raises ValueError: a fraction, not finite, or no number
     """
-    if value is None or isinstance(value, numbers.Integral):
+    if value is None or (isinstance(value, numbers.Integral) and not isinstance(value, bool)):
         return value
     if not isinstance(value, float) or not value.is_integer():  # false for infinities and NaN too
         raise ValueError(f"{name} must be a whole number, found {value!r}")
@@ -155,6 +184,48 @@ def check_demonstrations(values: Mapping[str, Any]) -> None:
     ):
         if values.get(name, 0) > 0:
             raise ValueError(f"{name}={values[name]} needs {what}, found None")
+
+
+def check_horizon(total_timesteps: float, log_interval: int | None) -> None:
+    """
+    What ``learn`` is given.
+
+    :param total_timesteps: environment steps
+    :param log_interval: episodes or rollouts between two logs, None for none
+    :raises ValueError: out of range
+    """
+    check_at_least(total_timesteps=(total_timesteps, 0))
+    if log_interval is not None:
+        check_at_least(log_interval=(log_interval, 1))
+
+
+def check_rhythm(train_freq: TrainFreq, n_envs: int) -> None:
+    """
+    :param train_freq: as SB3 understood it
+    :param n_envs: environments
+    :raises ValueError: nothing would be collected, or episodes that end at different times
+    """
+    if train_freq.frequency < 1:
+        raise ValueError(f"train_freq must be at least 1, found {train_freq.frequency}")
+    if train_freq.unit == TrainFrequencyUnit.EPISODE and n_envs > 1:
+        raise ValueError(f"train_freq counts episodes of one environment, found {n_envs}: give it in steps")
+
+
+def check_action_noise(noise: Any, action_shape: tuple[int, ...], n_envs: int | None) -> None:
+    """
+    :param noise: ``action_noise``; None passes
+    :param action_shape: of one decision
+    :param n_envs: environments, None while there are none
+    :raises ValueError: no ActionNoise of SB3, or one whose samples cannot be added to actions
+    """
+    if noise is None:
+        return
+    if not isinstance(noise, ActionNoise):
+        raise ValueError(f"action_noise must be an ActionNoise of Stable-Baselines3, found {noise!r}")
+    shape = np.shape(copy.deepcopy(noise)())  # of a copy: a correlated noise remembers what it gave
+    wanted = (n_envs or (shape[0] if len(shape) > len(action_shape) else 1), *action_shape)
+    if len(shape) > len(wanted) or any(found not in (1, want) for found, want in zip(shape[::-1], wanted[::-1], strict=False)):
+        raise ValueError(f"action_noise has shape {shape}, wanted {action_shape}, that of a decision's actions")
 
 
 def check_critic_rate(utd_critic: float | None, gradient_steps: int | None) -> None:
@@ -266,6 +337,7 @@ def check_positive(name: str, value: float, most: float = math.inf, finite: bool
     :param finite: infinity does not, where it would mean no bound
     :raises ValueError: it is not in (0, most]
     """
+    check_number(name, value)
     if 0.0 < value <= most and not (finite and value == math.inf):
         return
     if most < math.inf:

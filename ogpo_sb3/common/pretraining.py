@@ -230,7 +230,7 @@ class PretrainingMixin(BaseAlgorithm):
         losses: list[float] = []
         for step in bar:
             actor.set_training_mode(True)
-            rate = schedule_value(self.bc_lr_schedule, 1.0 - step / steps, step)
+            rate = schedule_value("bc_learning_rate", self.bc_lr_schedule, 1.0 - step / steps, step)
             set_rate(optimizer, rate)
             losses.append(self._bc_update(optimizer, windows))
             # Early on a slow EMA would still be mostly the random initialisation.

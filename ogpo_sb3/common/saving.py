@@ -278,9 +278,10 @@ class SavingMixin(ModelSavingMixin, OffPolicyAlgorithm):
                     super().load_replay_buffer(file, truncate_last_traj)
             else:
                 super().load_replay_buffer(path, truncate_last_traj)
-            self._check_replay_buffer()
+            # Of a checkpoint, which is not truncated, the number is checked with the file's name
+            self._check_replay_buffer(self.env.num_envs if self.env is not None and truncate_last_traj else None)
         # What pickle raises for half a file, and for a file that is none
-        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError) as error:
+        except (pickle.UnpicklingError, EOFError, AttributeError, AssertionError, IndexError, KeyError) as error:
             self.replay_buffer = own
             raise ValueError(f"{path} cannot be read as a replay buffer of save_replay_buffer ({error})") from error
         except BaseException:
@@ -289,8 +290,9 @@ class SavingMixin(ModelSavingMixin, OffPolicyAlgorithm):
         if truncate_last_traj:
             self.replay_buffer.cut()
 
-    def _check_replay_buffer(self) -> None:
+    def _check_replay_buffer(self, n_envs: int | None) -> None:
         """
+        :param n_envs: environments that will fill it, None for any number
         :raises ValueError: what was loaded does not suit the model
         """
         if not isinstance(self.replay_buffer, ChunkReplayBuffer):
@@ -300,6 +302,11 @@ class SavingMixin(ModelSavingMixin, OffPolicyAlgorithm):
             raise ValueError(f"the replay buffer holds chunks of {self.replay_buffer.chunk_size} steps, wanted {wanted}")
         if self.replay_buffer.gamma != self.gamma:
             raise ValueError(f"the replay buffer discounts with gamma={self.replay_buffer.gamma}, the model with {self.gamma}")
+        for name in ("observation_space", "action_space"):
+            if (found := getattr(self.replay_buffer, name)) != getattr(self, name):
+                raise ValueError(f"the replay buffer has the {name} {found}, wanted the model's, {getattr(self, name)}")
+        if n_envs is not None and self.replay_buffer.n_envs != n_envs:
+            raise ValueError(f"the replay buffer is of {self.replay_buffer.n_envs} environment(s), wanted {n_envs}")
 
     def _write_experience(self, archive: zipfile.ZipFile) -> None:
         with archive.open("replay_buffer.pkl", "w", force_zip64=True) as member:

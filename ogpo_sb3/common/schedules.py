@@ -78,14 +78,20 @@ def as_schedule(value: float | str | Schedule, name: str) -> Schedule:
     raise ValueError(f"{name} must be a number >= 0, 'lin_<number>' or a callable of remaining progress, found {value!r}")
 
 
-def schedule_value(schedule: Schedule, progress_remaining: float, n_updates: int) -> float:
+def schedule_value(name: str, schedule: Schedule, progress_remaining: float, n_updates: int) -> float:
     """
+    :param name: of the argument, for the error
     :param schedule: from :func:`as_schedule`
     :param progress_remaining: from 1 (start) to 0 (end); clamped, since the last chunk can overshoot the total
     :param n_updates: updates done so far, for schedules that count them
+    :raises ValueError: it gives a negative number, infinity or NaN, which must reach neither optimiser nor loss
     """
     if isinstance(schedule, FloatSchedule) and isinstance(schedule.value_schedule, WarmupCosine):
         schedule = schedule.value_schedule
     if isinstance(schedule, WarmupCosine):
         return schedule.at(n_updates)
-    return float(schedule(min(max(progress_remaining, 0.0), 1.0)))
+    progress = min(max(progress_remaining, 0.0), 1.0)
+    value = float(schedule(progress))
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} is {value} at a remaining progress of {progress:.3g}, wanted a finite number >= 0")
+    return value

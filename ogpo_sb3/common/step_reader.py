@@ -9,6 +9,21 @@ from ogpo_sb3.common.observation_storage import Arrays, ObservationLayout, check
 from ogpo_sb3.envs.chunking import success_of
 
 
+def check_sum(i: int, reward: float, rewards: np.ndarray) -> None:
+    """
+    :param i: environment
+    :param reward: what it gave for a chunk
+    :param rewards: (k,) of the chunk's steps
+    :raises ValueError: they do not sum to it
+    """
+    total = float(rewards.sum(dtype=np.float64))
+    if abs(total - reward) > 1e-4 * float(np.abs(rewards).sum(dtype=np.float64)) + 1e-6:
+        raise ValueError(
+            f"The chunk of env {i} was rewarded with {reward:g}, wanted {total:g}, the sum of its steps' rewards (wrappers "
+            "that change rewards belong below ChunkActionWrapper)."
+        )
+
+
 class Steps(NamedTuple):
     """
     Consecutive steps of one environment, k of them.
@@ -115,6 +130,10 @@ class StepReader:
         if chunk is not None:
             rewards = np.asarray(chunk["rewards"], dtype=np.float32).reshape(-1)
             check_finite(f'The chunk of env {i}: "rewards"', rewards, unit="step")
+            if self.chunk_size == 1 and len(rewards) == 1:
+                rewards = reward  # which a wrapper around the chunk may have changed, as one around a plain environment
+            else:
+                check_sum(i, reward[0], rewards)
             raw = chunk.get("next_observations")
         k = len(rewards)
         if not 1 <= k <= len(actions):

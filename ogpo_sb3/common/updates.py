@@ -283,7 +283,7 @@ class UpdatesMixin(OffPolicyAlgorithm):
             "critic_learning_rate": (self.policy.critic_names, self.critic_lr_schedule, self._all_critic_updates),
         }
         for name, (networks, schedule, n_updates) in rates.items():
-            rate = schedule_value(schedule, progress, n_updates)
+            rate = schedule_value(name, schedule, progress, n_updates)
             for network in networks:
                 set_rate(getattr(self.policy, network).optimizer, rate)
             self._metrics[f"train/{name}"] = [th.tensor(rate)]

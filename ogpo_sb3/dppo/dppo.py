@@ -16,7 +16,7 @@ from ogpo_sb3.common.on_policy import GCPOnPolicyAlgorithm
 from ogpo_sb3.common.options import check_at_least
 from ogpo_sb3.common.policies import by_name
 from ogpo_sb3.common.rollout_buffer import ChunkRolloutBuffer, ChunkRolloutSamples
-from ogpo_sb3.common.schedules import Schedule, as_schedule
+from ogpo_sb3.common.schedules import Schedule, as_schedule, schedule_value
 from ogpo_sb3.dppo.policies import POLICIES
 from ogpo_sb3.extraction import ppo_clip_loss
 from ogpo_sb3.gcp import owners
@@ -215,7 +215,7 @@ class DPPO(GCPOnPolicyAlgorithm):
 
         :param n: rows of the ratio, in generation order
         """
-        clip_range = self.clip_schedule(self._current_progress_remaining)
+        clip_range = schedule_value("clip_range", self.clip_schedule, self._current_progress_remaining, 0)
         left = th.arange(n - 1, -1, -1, device=self.device)[:, None]
         if n == 1 or not self.actor.gcp.has_parts:
             return th.ones(n, 1, device=self.device), th.full((n, 1), clip_range, device=self.device)

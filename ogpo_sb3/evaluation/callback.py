@@ -27,11 +27,11 @@ class EvaluateCallback(BaseCallback):
     :param eval_freq: environment steps between two evaluations
     :param n_episodes: episodes per evaluation
     :param env: as in :func:`ogpo_sb3.evaluate`
-    :param csv_path: file to append to; None for none
+    :param csv_path: new file, or one of this callback to append to; None for none
     :param sampler: as in :func:`ogpo_sb3.evaluate`
     :param verbose: 1 prints a line per evaluation
-    :raises ValueError: a frequency or a number of episodes below 1, an unknown sampler, a csv_path that cannot be written, or
-        a place inside ``EveryNTimesteps``
+    :raises ValueError: a frequency or a number of episodes below 1, an unknown sampler, a csv_path that cannot be written or
+        holds something else, or a place inside ``EveryNTimesteps``
     :raises gymnasium.error.Error: an id of no environment
     """
 
@@ -55,6 +55,7 @@ class EvaluateCallback(BaseCallback):
             if os.path.isdir(csv_path):
                 raise ValueError(f"csv_path: {csv_path} is a folder, wanted a file")
             check_folder(pathlib.Path(csv_path).parent, "csv_path")
+            _check_table(pathlib.Path(csv_path))
         self.eval_freq, self.n_episodes, self.eval_env, self.sampler = int(eval_freq), n_episodes, env, sampler
         self.csv_path = None if csv_path is None else pathlib.Path(csv_path)
         self._next = 0
@@ -89,6 +90,25 @@ class EvaluateCallback(BaseCallback):
             success = "" if result.success_rate is None else f"success {result.success_rate:.2f}, "
             print(f"step {self.model.num_timesteps}: {success}return {result.mean_return:.1f}", flush=True)
         return result
+
+
+def _check_table(path: pathlib.Path) -> None:
+    """
+    Its header may be cut off, as :func:`append_row` writes it again.
+
+    :raises ValueError: a file that holds something else than rows of :func:`append_row`
+    """
+    if not path.is_file():
+        return
+    header = ",".join(_FIELDS).encode()
+    with path.open("rb") as file:
+        line = file.readline(len(header) + 2)  # a longer line is another one
+    first = line.rstrip(b"\r\n")
+    if first != header and (line.endswith(b"\n") or not header.startswith(first)):
+        found = first[:60].decode(errors="replace")
+        raise ValueError(
+            f"csv_path: {path} holds something else ({found!r}), wanted a new file or a table of EvaluateCallback"
+        )
 
 
 def append_row(path: pathlib.Path, timesteps: int, result: EvaluationResult) -> None:

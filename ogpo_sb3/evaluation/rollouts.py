@@ -8,10 +8,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
-from ogpo_sb3.common.chunked_env import chunk_like
+from ogpo_sb3.common.chunked_env import chunk_like, named
 from ogpo_sb3.common.options import check_choice, whole
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.randomness import drawing_from
@@ -127,7 +129,8 @@ def evaluate(
         ``rollout_sampler`` names, best of N), with draws that also depend on how many episodes run side by side; "base": one
         ODE sample of the EMA actor with any algorithm
     :param progress_bar: show progress in episodes
-    :raises ValueError: no model, unknown sampler, no episode or environment, or an environment that does not fit the model
+    :raises ValueError: no model, unknown sampler, no episode or environment, or an environment whose actions or observations
+        are not the model's
     """
     if not isinstance(model, BaseAlgorithm):
         raise ValueError(f"evaluate() needs a model, as OGPO.load(...) gives it, found {model!r:.80}")
@@ -279,9 +282,25 @@ def _maker(model: Any, env: Any) -> tuple[Callable[[], gym.Env], bool]:
         return lambda: chunk_like(gym.make(env_id), chunk_size), False
     if isinstance(env, gym.Env):
         single = chunk_like(env, chunk_size)
-        _check_space(single, model)
+        check_fits(single, model)
         return lambda: single, True
-    return lambda: chunk_like(env(), chunk_size), False
+    if not callable(env):
+        raise _no_environment(named(env))
+    return lambda: chunk_like(_made(env), chunk_size), False
+
+
+def _made(function: Callable[[], Any]) -> gym.Env:
+    env = function()
+    if not isinstance(env, gym.Env):
+        raise _no_environment(f"a function that makes {named(env)}")
+    return env
+
+
+def _no_environment(found: str) -> ValueError:
+    return ValueError(
+        "env must be an environment, its id, a VecEnv of Stable-Baselines3 (make_vec_env) or a function that makes an "
+        f"environment, found {found}"
+    )
 
 
 def _environments_of(model: Any) -> list[gym.Env]:
@@ -295,13 +314,13 @@ def _make_all(make: Callable[[], gym.Env], n: int, model: Any) -> list[gym.Env]:
     """
     Environments to run side by side, closed again where one does not suit.
 
-    :raises ValueError: an action space that is not the model's, or one environment given twice
+    :raises ValueError: a space that is not the model's, or one environment given twice
     """
     envs: list[gym.Env] = []
     try:
         while len(envs) < n:
             envs.append(make())
-            _check_space(envs[-1], model)
+            check_fits(envs[-1], model)
             if any(envs[-1].unwrapped is other.unwrapped for other in envs[:-1]):
                 raise ValueError("env should be a function that makes a new environment at each call, found one twice")
     except BaseException:
@@ -317,6 +336,29 @@ def _without_wrappers(spec: Any) -> Any:
     return replace(spec, additional_wrappers=tuple(w for w in spec.additional_wrappers if w.name not in names))
 
 
-def _check_space(env: gym.Env, model: Any) -> None:
+def check_fits(env: gym.Env, model: Any, title: str = "") -> None:
+    """
+    :param env: an environment, chunked as the model decides
+    :param model: see :func:`evaluate`
+    :param title: of the model, for the sentence
+    :raises ValueError: an action space that is not the model's, or observations of another shape
+    """
+    whose = f" of the model {title!r}" if title else ""
     if env.action_space != model.action_space:
-        raise ValueError(f"the environment's action space is {env.action_space}, wanted {model.action_space}")
+        raise ValueError(f"the environment's action space is {env.action_space}, wanted {model.action_space}{whose}")
+    wanted = getattr(model, "observation_space", None)  # another library's model may have none
+    if wanted is not None and not _same_shapes(env.observation_space, wanted):
+        raise ValueError(f"the environment's observation space is {env.observation_space}, wanted {wanted}{whose}")
+
+
+def _same_shapes(found: spaces.Space, wanted: spaces.Space) -> bool:
+    """Whether a model takes observations of a space, whatever their bounds; it puts the channels of pictures first."""
+    if isinstance(wanted, spaces.Dict):
+        if not isinstance(found, spaces.Dict) or found.spaces.keys() != wanted.spaces.keys():
+            return False
+        return all(_same_shapes(found[key], space) for key, space in wanted.items())
+    if not isinstance(wanted, spaces.Box):
+        return found == wanted
+    if not isinstance(found, spaces.Box):
+        return False
+    return found.shape == wanted.shape or (is_image_space(wanted) and (*found.shape[2:], *found.shape[:2]) == wanted.shape)

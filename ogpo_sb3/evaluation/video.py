@@ -12,11 +12,12 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
+from ogpo_sb3.common.chunked_env import chunk_like
 from ogpo_sb3.common.files import atomic_path
 from ogpo_sb3.common.progress import progress
 from ogpo_sb3.common.randomness import drawing_from
 from ogpo_sb3.envs.chunking import ChunkBox, chunk_size_of, success_of
-from ogpo_sb3.evaluation.rollouts import Deployed
+from ogpo_sb3.evaluation.rollouts import Deployed, check_fits
 
 # Pixels of white above each picture, for its title.
 _TITLE_HEIGHT = 24
@@ -110,7 +111,7 @@ def record(
     :param progress_bar: show progress in episodes
     :param env_kwargs: arguments of ``gym.make`` for an id
     :return: the file and what happened
-    :raises ValueError: no model, episode or picture, or a number out of range
+    :raises ValueError: no model, episode or picture, a number out of range, or an environment that does not fit a model
     :raises ImportError: the extra ``video`` is missing
     """
     models = dict(model) if isinstance(model, Mapping) else {"": model}
@@ -132,6 +133,7 @@ def record(
     clips: dict[tuple[str, int], Clip] = {}
     jobs = [(title, seed) for seed in seeds for title in models]
     try:
+        _check_models(models, made)
         for job in progress(range(len(jobs)), "episodes recorded", len(jobs), progress_bar):
             title, seed = jobs[job]
             clip = clips[title, seed] = Clip()
@@ -168,7 +170,9 @@ def record_episode(
     :param max_steps: stop after so many environment steps
     :param sampler: as in :func:`ogpo_sb3.evaluate`
     :return: frames (H, W, 3) uint8 and whether the episode succeeded
+    :raises ValueError: an environment that does not fit the model, or draws nothing
     """
+    _check_models({"": model}, env)
     frames: list[np.ndarray] = []
     with drawing_from(seed, model.device):
         success = bool(_roll_out(model, env, seed, frames, every, max_steps, None, sampler))
@@ -240,13 +244,21 @@ def _make(env: Any, env_kwargs: Mapping[str, Any] | None) -> gym.Env:
     return env()
 
 
+def _check_models(models: Mapping[str, Any], env: gym.Env) -> None:
+    """
+    :raises ValueError: a chunked environment, or one whose actions or observations are not a model's
+    """
+    if isinstance(env.action_space, ChunkBox):
+        found = env.action_space.chunk_size
+        raise ValueError(f"a video shows single steps: env should be one without ChunkActionWrapper, found chunks of {found}")
+    for title, model in models.items():
+        check_fits(chunk_like(env, chunk_size_of(model.action_space)), model, title)
+
+
 def _roll_out(
     model: Any, env: gym.Env, seed: int, frames: Any, every: int, max_steps: int | None, size: int | None, sampler: str = "ode"
 ) -> bool | None:
     """Append an episode's frames; whether it succeeded, None where the environment does not say."""
-    if isinstance(env.action_space, ChunkBox):
-        found = env.action_space.chunk_size
-        raise ValueError(f"a video shows single steps: env should be one without ChunkActionWrapper, found chunks of {found}")
     chunk_size = chunk_size_of(model.action_space)
     act, generator = Deployed(model, sampler, model.get_vec_normalize_env()), th.Generator().manual_seed(seed)
     obs, info = env.reset(seed=seed)

@@ -14,7 +14,7 @@ from ogpo_sb3.common.off_policy import GCPOffPolicyAlgorithm
 from ogpo_sb3.common.one_step import OneStepMixin
 from ogpo_sb3.common.optimization import polyak
 from ogpo_sb3.common.policies import GCPPolicy
-from ogpo_sb3.common.schedules import Schedule, WarmupCosine, as_schedule
+from ogpo_sb3.common.schedules import Schedule, WarmupCosine, as_schedule, schedule_value
 from ogpo_sb3.critics import next_value
 from ogpo_sb3.fql import FQL
 from ogpo_sb3.ogpo.imagination import ImaginationMixin
@@ -344,7 +344,8 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
     def _update_actor(self) -> None:
         if self.extraction == "fql":
             return self._update_one_step_and_flow()
-        clip_range = th.full((), self.clip_schedule(self._current_progress_remaining), device=self.device)
+        value = schedule_value("clip_range", self.clip_schedule, self._current_progress_remaining, 0)
+        clip_range = th.full((), value, device=self.device)
         self._run(self._actor_step, self._sample(self.actor_batch_size), self._success_batch(), clip_range)
 
     def _actor_step(

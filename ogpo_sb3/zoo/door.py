@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from ogpo_sb3.common.names import check_known
 from ogpo_sb3.zoo import register
@@ -48,33 +49,31 @@ def _function(path: str) -> Callable[[list[str]], int | None]:
     return run
 
 
-def _train(arguments: list[str]) -> int:
-    """RL-Zoo's ``train``; what it refuses before an agent learns is a sentence, as what the door refuses is."""
-    import rl_zoo3.train
-
+def _run(command: Command, arguments: list[str]) -> int:
+    """A command; what it refuses before an agent learns or acts is a sentence, as what the door refuses is."""
     reader = argparse.ArgumentParser(add_help=False)
     reader.add_argument("--verbose", type=int, default=1)
     try:
-        rl_zoo3.train.train()
+        return command.run(arguments) or 0
     except Exception as error:
-        if _learning(error.__traceback__) or reader.parse_known_args(arguments)[0].verbose > 1:
+        if _at_work(error.__traceback__) or reader.parse_known_args(arguments)[0].verbose > 1:
             raise
-        sentence = " ".join(str(error).split())
+        sentence = " ".join(str(error).split()).removeprefix("Error: ")
         if not sentence or isinstance(error, LookupError):  # these say what was looked for, and nothing else
             sentence = f"{type(error).__name__}: {sentence}"
         print(f"{sys.argv[0]}: error: {sentence}", file=sys.stderr)
         return 1
-    return 0
 
 
-def _learning(traceback: TracebackType | None) -> bool:
-    """Whether an error comes from an agent that was made: its tracebacks are for those who mend it."""
+def _at_work(traceback: TracebackType | None) -> bool:
+    """Whether an error comes from an agent that learns or from its environment: the tracebacks are for those who mend it."""
     from rl_zoo3.exp_manager import ExperimentManager
 
     after = {ExperimentManager.learn.__code__, ExperimentManager.save_trained_model.__code__}
     return any(
         frame.f_code in after
         or (frame.f_code.co_name == "learn" and isinstance(frame.f_locals.get("self"), BaseAlgorithm))  # of a trial
+        or (frame.f_code.co_name in ("reset", "step") and isinstance(frame.f_locals.get("self"), VecEnv))
         for frame, _ in walk_tb(traceback)
     )
 
@@ -92,6 +91,8 @@ def _benchmark(arguments: list[str]) -> int:
 
     return benchmark(arguments)
 
+
+_train = _function("rl_zoo3.train:train")
 
 COMMANDS: dict[str, Command] = {
     "train": Command("train an agent, or continue one with -i", prepare_train, _train),
@@ -136,6 +137,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     before, sys.argv = sys.argv, [f"{PROGRAM} {name}", *arguments]
     try:
-        return command.run(arguments) or 0
+        return _run(command, arguments)
     finally:
         sys.argv = before

@@ -16,7 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecFrameStack
 from stable_baselines3.her import HerReplayBuffer
 
-from ogpo_sb3 import OGPO, OGPOCA, OGPOChi2, OGPOPlus
+from ogpo_sb3 import DPPO, OGPO, OGPOCA, OGPOChi2, OGPOPlus
 from ogpo_sb3.common.buffers import ChunkReplayBuffer
 from ogpo_sb3.common.policies import FlowPolicy
 from tests.contract.models import (
@@ -385,6 +385,20 @@ class TestRefusals:
             OGPO("FlowPolicy", vec(), **tiny(chunk_size=4))
         with pytest.raises(ValueError, match="FrameStackObservation"):
             OGPO("FlowPolicy", VecFrameStack(vec(chunk_size=4), 2), **tiny())
+
+    @pytest.mark.parametrize("chunk_size", [None, *CHUNK_SIZES])
+    @pytest.mark.parametrize("algorithm", [OGPO, DPPO])
+    def test_what_is_no_environment(self, algorithm, chunk_size):
+        """C2."""
+        wanted = r"env must be an environment, its id or a VecEnv of Stable-Baselines3 \(make_vec_env\), found "
+        for env, found in (
+            (gym.make_vec(LINE_ID, 2), "SyncVectorEnv"),
+            (Line, "the class Line"),
+            (lambda: Line(), "function"),
+            ([Line()], "list"),
+        ):
+            with pytest.raises(ValueError, match=f"^{wanted}{found}$"):
+                algorithm("FlowPolicy", env, chunk_size=chunk_size, device="cpu")
 
     def test_chunk_size_comes_from_the_wrapper(self):
         """2.5: None takes the wrapper's, or 1 for an unknown environment."""

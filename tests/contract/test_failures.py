@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from ogpo_sb3 import OGPO
+from ogpo_sb3 import DPPO, OGPO
 from ogpo_sb3.common.errors import TrainingDivergedError
 from tests.contract.models import ALGORITHMS, CHUNK_SIZES, PAIRS, Line, build, differences, policy_state, tiny
 from tests.toys import Reach, reach_demonstrations
@@ -43,6 +43,26 @@ class Faulty(Line):
 
 def finite(model):
     return all(th.isfinite(value).all() for value in policy_state(model).values())
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "critic_learning_rate"])
+@pytest.mark.parametrize("algorithm", [OGPO, DPPO])
+@pytest.mark.parametrize("value", [*BAD, -1e-3], ids=str)
+def test_a_schedule_that_leaves_the_numbers(algorithm, value, name):
+    """Found before it is a rate, which neither loss nor gradient would tell of."""
+    schedule = {name: lambda left: value if left < 0.5 else 1e-3}
+    if algorithm is OGPO:
+        model = build(**schedule)
+    else:
+        model = DPPO("FlowPolicy", Line(), n_steps=8, batch_size=8, policy_kwargs=dict(net_arch=[8]), device="cpu", **schedule)
+    with pytest.raises(ValueError, match=rf"^{name} is {value} at a remaining progress of 0.4.*, wanted a finite number >= 0"):
+        model.learn(100)
+    assert finite(model)
+
+
+def test_a_clip_range_that_leaves_the_numbers():
+    with pytest.raises(ValueError, match="clip_range is nan at a remaining progress"):
+        build(OGPO, clip_range=lambda left: float("nan") if left < 0.5 else 0.1).learn(100)
 
 
 @pytest.mark.parametrize("learning_starts", [10, 1000])

@@ -163,8 +163,17 @@ class TestFrequencies:
         for form in ((3, "hours"), (3.0, "step"), 2.5, "step"):
             with pytest.raises(ValueError, match="train_freq"):
                 build(train_freq=form)
-        with pytest.raises(AssertionError, match="only one env"):
-            build(train_freq=(1, "episode"), n_envs=2).learn(5)
+        with pytest.raises(ValueError, match="train_freq counts episodes of one environment, found 2"):
+            build(train_freq=(1, "episode"), n_envs=2)
+        with pytest.raises(ValueError, match="train_freq must be at least 1, found 0"):
+            build(train_freq=0)
+        for total, interval, named in (
+            (float("nan"), 4, "total_timesteps"),
+            (5, 0, "log_interval must be at least 1, found 0"),
+        ):
+            with pytest.raises(ValueError, match=named):
+                build().learn(total, log_interval=interval)
+        build().learn(5, log_interval=None)
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     @pytest.mark.parametrize("gradient_steps, wanted", [(0, 0), (1, 5), (3, 15), (-1, 20)])
@@ -220,6 +229,10 @@ class TestTransitions:
         model = build(env=Ticker, chunk_size=chunk_size, n_envs=n_envs, action_noise=noise, learning_starts=6)
         model.learn(30 * n_envs)
         assert isinstance(model.action_noise, VectorizedActionNoise if n_envs > 1 else NormalActionNoise)
+        wrong = NormalActionNoise(np.zeros(3), np.ones(3))
+        for unfit in (wrong, VectorizedActionNoise(noise, n_envs + 1)):
+            with pytest.raises(ValueError, match=r"action_noise has shape .*, wanted"):
+                build(env=Ticker, chunk_size=chunk_size, n_envs=n_envs, action_noise=unfit, utd_actor=0.1)
         for i, env in enumerate(bare(model)):
             executed = np.array(env.actions)
             stored = model.replay_buffer.actions[: len(executed), i]

@@ -371,7 +371,7 @@ class TestReplayBuffer:
         """L7."""
         model = build()
         save_to_pkl(tmp_path / "buffer.pkl", dict(some="thing"))
-        with pytest.raises(AssertionError, match="ReplayBuffer"):
+        with pytest.raises(ValueError, match=r"buffer.pkl cannot be read as a replay buffer .*ReplayBuffer"):
             model.load_replay_buffer(tmp_path / "buffer.pkl")
         assert isinstance(model.replay_buffer, ChunkReplayBuffer)  # its own
         model.save_replay_buffer(tmp_path / "whole")
@@ -387,6 +387,10 @@ class TestReplayBuffer:
             build().load_replay_buffer(tmp_path / "buffer")
         with pytest.raises(ValueError, match=r"gamma=0.99, the model with 0.5"):
             build(chunk_size=4, gamma=0.5).load_replay_buffer(tmp_path / "buffer")
+        with pytest.raises(ValueError, match=r"is of 1 environment.s., wanted 2"):
+            build(chunk_size=4, n_envs=2, utd_actor=0.1).load_replay_buffer(tmp_path / "buffer")
+        with pytest.raises(ValueError, match=r"the replay buffer has the observation_space .* wanted the model's"):
+            build(chunk_size=4, env=Ticker).load_replay_buffer(tmp_path / "buffer")
 
     def test_attributes_of_stable_baselines3(self):
         """L7: the arrays bear SB3's names, and ``extend`` takes them."""

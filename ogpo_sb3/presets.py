@@ -170,7 +170,8 @@ _GENTLE: dict[str, Any] = {
 _LAPTOP: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("ogpo/AdroitHammer-v0", "ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), _BALANCED),
     **dict.fromkeys(("ogpo/RobomimicLift-v0", "ogpo/RobomimicCan-v0"), _LIFT_AND_CAN),
-    **{name: {**_GENTLE, "chunk_size": 8, "utd_critic": 0.25} for name in _KITCHENS},
+    # Targets of the lowest head: better from each of three clones of Complete (docs/guide/study_human_data.md).
+    **{name: {**_GENTLE, "chunk_size": 8, "utd_critic": 0.25, "q_agg": "min"} for name in _KITCHENS},
     **{name: {**_GENTLE, "chunk_size": 4, "utd_critic": 0.5} for name in _LONG_ROBOMIMIC},
     # The critics choose well among the policy's own samples, and nothing that was tried made the policy itself succeed more
     # often (docs/guide/what_matters.md): it stays as it was cloned, and is deployed with best-of-N inference.

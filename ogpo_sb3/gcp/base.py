@@ -43,7 +43,8 @@ class GenerativeControlPolicy(nn.Module, ABC):
     :param action_dim: D = chunk length x action dimension
     :param denoising_steps: K
     :param ratio_norm: "mean" divides the chain's log-likelihood by (stochastic steps x D), the official convention;
-        "sum" is the joint log-likelihood of the paper's E.5, for which the clip range must be rescaled
+        "sum" is the joint log-likelihood of the paper's E.5, for which the clip range must be rescaled, and the
+        coefficients of the terms beside it: its gradient is as many times larger
     """
 
     # Constructor arguments that a network's training has fixed: a BC checkpoint is of no use with others.

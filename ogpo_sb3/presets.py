@@ -135,21 +135,22 @@ _LIFT_AND_CAN: dict[str, Any] = dict(
     utd_actor=0.25,
     policy_kwargs=dict(normalize_observations=True),
 )
-# The policy gradient on an equal footing with cloning of successes, and updates that cost little: here two heads, groups of
-# four and half the critics' updates, for more steps in the same time, serve better than five, sixteen and all of them.
-_BALANCED: dict[str, Any] = dict(
-    gamma=0.97,
-    learning_starts=10_000,
-    critic_warmup_updates=0,
-    group_size=4,
-    utd_critic=0.5,
-    utd_actor=0.25,
-    clip_range=0.05,
-    tau=0.05,
-    actor_tau=0.05,
-    bc_coef=0.02,
-    policy_kwargs=dict(n_critics=2, noise_std=0.1, normalize_observations=True),
+# Updates that cost little: on Adroit two heads, groups of four and half the updates, for more steps in the same time, serve
+# better than five, sixteen and all of them.
+_LEAN: dict[str, Any] = dict(
+    critic_warmup_updates=0, group_size=4, utd_critic=0.5, utd_actor=0.25, policy_kwargs=dict(n_critics=2)
 )
+# The policy gradient on an equal footing with cloning of successes.
+_BALANCED: dict[str, Any] = {
+    **_LEAN,
+    "gamma": 0.97,
+    "learning_starts": 10_000,
+    "clip_range": 0.05,
+    "tau": 0.05,
+    "actor_tau": 0.05,
+    "bc_coef": 0.02,
+    "policy_kwargs": dict(n_critics=2, noise_std=0.1, normalize_observations=True),
+}
 # What is hard to clone is cloned to the end, for longer and by the residual network, which is far better at it.
 _CLONED_LONG: dict[str, Any] = dict(
     bc_steps=40_000,
@@ -168,6 +169,7 @@ _GENTLE: dict[str, Any] = {
     "policy_kwargs": dict(**_CLONED_LONG["policy_kwargs"], noise_std=0.03),
 }
 _LAPTOP: dict[str, dict[str, Any]] = {
+    "ogpo/AdroitDoor-v0": _LEAN,
     **dict.fromkeys(("ogpo/AdroitHammer-v0", "ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), _BALANCED),
     **dict.fromkeys(("ogpo/RobomimicLift-v0", "ogpo/RobomimicCan-v0"), _LIFT_AND_CAN),
     # Targets of the lowest head: better from each of three clones of Complete (docs/guide/study_human_data.md).
@@ -184,6 +186,7 @@ _LAPTOP: dict[str, dict[str, Any]] = {
     },
 }
 _LAPTOP_STEPS = {
+    "ogpo/AdroitDoor-v0": 50_000,
     **dict.fromkeys(("ogpo/AdroitPen-v0", "ogpo/AdroitRelocate-v0"), 70_000),
     **dict.fromkeys((*_KITCHENS, "ogpo/RobomimicCan-v0", *_LONG_ROBOMIMIC), 60_000),
     "ogpo/PushT-v0": 100_000,

@@ -274,7 +274,7 @@ COMBINATIONS: dict[str, Settings] = {
     "balanced,scale=0.01": {**_BALANCED, "env.reward_scale": 0.01},
     "balanced,scale=0.01,cloning": {**_BALANCED, "env.reward_scale": 0.01, "algo": "NoPolicyGradient"},
     "balanced,centred": {**_BALANCED, "extraction_kwargs": {"centred": True}},
-    # What saves time and cost nothing that one factor at a time could show, together: Adroit's presets since, but for Door's.
+    # What saves time and cost nothing that one factor at a time could show, together: Adroit's presets since.
     "lean": {**_LEAN, "group_size": 4},
     "lean,group_size=16": _LEAN,
     "lean,utd_actor=0.25": {**_LEAN, "group_size": 4, "utd_actor": 0.25},

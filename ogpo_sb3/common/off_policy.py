@@ -30,6 +30,7 @@ from ogpo_sb3.common.options import (
     check_rhythm,
     check_trained,
     make_whole,
+    noise_for,
 )
 from ogpo_sb3.common.features import GCPActor
 from ogpo_sb3.common.policies import FAMILIES, GCPPolicy, by_name
@@ -279,6 +280,8 @@ class GCPOffPolicyAlgorithm(
         super()._setup_model()
         assert isinstance(self.train_freq, TrainFreq)
         check_rhythm(self.train_freq, self.n_envs)
+        if self.num_timesteps > 0 and self.env is not None:  # loaded
+            self.action_noise = noise_for(self.action_noise, self.n_envs)
         check_action_noise(self.action_noise, self.action_space.shape, None if self.env is None else self.n_envs)
         check_heads(self.q_agg, self.policy.n_heads)
         for name in self.policy_settings:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from ogpo_sb3.common.names import check_known
@@ -209,6 +209,18 @@ def check_rhythm(train_freq: TrainFreq, n_envs: int) -> None:
         raise ValueError(f"train_freq must be at least 1, found {train_freq.frequency}")
     if train_freq.unit == TrainFrequencyUnit.EPISODE and n_envs > 1:
         raise ValueError(f"train_freq counts episodes of one environment, found {n_envs}: give it in steps")
+
+
+def noise_for(noise: ActionNoise | None, n_envs: int) -> ActionNoise | None:
+    """
+    A saved model's noise, which SB3 made for as many environments as the run had.
+
+    :param noise: as saved
+    :param n_envs: environments now
+    :return: the noise of one of them where their number is another; SB3 makes one for each again
+    """
+    other = isinstance(noise, VectorizedActionNoise) and noise.n_envs != n_envs
+    return noise.base_noise if other else noise  # type: ignore[union-attr]
 
 
 def check_action_noise(noise: Any, action_shape: tuple[int, ...], n_envs: int | None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -324,6 +325,17 @@ class TestParameters:
         model.set_parameters({"policy": without_one}, exact_match=False)
         assert differences(policy_state(model), policy_state(source)) == [".actor.latent"]
         assert not differences(policy_state(model)["actor.latent"], before["actor.latent"])
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_action_noise_goes_on_with_another_number_of_environments(n_envs, tmp_path):
+    """SB3 makes one noise for each environment of a run and saves them all."""
+    build(env=Ticker, n_envs=2, utd_actor=0.1, action_noise=NormalActionNoise(np.zeros(2), np.ones(2))).learn(12).save(
+        tmp_path / "model"
+    )
+    loaded = OGPO.load(tmp_path / "model", vec(Ticker, 1, n_envs), device="cpu")
+    loaded.learn(12, reset_num_timesteps=False)
+    assert loaded.num_timesteps >= 24 and np.shape(loaded.action_noise()) == ((3, 2) if n_envs == 3 else (2,))
 
 
 class TestReplayBuffer:

@@ -50,7 +50,7 @@ class CriticPretrainingMixin(UpdatesMixin):
         for _ in progress(range(done, total), "critic pre-training", total, progress_bar, done):
             self._update_rates()
             self._run(self._pretraining_critic_step, self._demonstrated(self.batch_size))
-            self._pretrain_with_critic()
+            self._update_beside_critics(self._demonstrated)
             self._n_critic_pretrain_updates += 1
             if self._n_critic_pretrain_updates % _UPDATES_BETWEEN_CHECKS == 0:
                 self._read_metrics()
@@ -63,11 +63,7 @@ class CriticPretrainingMixin(UpdatesMixin):
 
         :param batch_size: windows
         """
-        assert self.demonstration_buffer is not None
-        return self.demonstration_buffer.sample(batch_size, env=self._vec_normalize_env)
-
-    def _pretrain_with_critic(self) -> None:
-        """What makes the critics' targets and has not been cloned, if there is such a policy."""
+        return self._mixed(batch_size, n_offline=batch_size)
 
     def _pretraining_critic_step(self, batch: ChunkReplaySamples) -> dict[str, th.Tensor]:
         """A critic step, with Cal-QL's term where that is switched on."""

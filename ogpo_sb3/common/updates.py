@@ -243,6 +243,14 @@ class UpdatesMixin(OffPolicyAlgorithm):
         :param batch_size: windows
         """
         self._update_critic(batch_size)
+        self._update_beside_critics(self._sample)
+
+    def _update_beside_critics(self, sample: Callable[[int], ChunkReplaySamples]) -> None:
+        """
+        Before the actor's first update: what makes the critics' targets and has not been cloned, if there is such a policy.
+
+        :param sample: so many windows of what the critics are trained on
+        """
 
     def _sample(self, batch_size: int, success_only: bool = False) -> ChunkReplaySamples:
         """

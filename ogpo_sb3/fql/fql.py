@@ -1,5 +1,6 @@
 """FQL: a one-step policy distilled from a cloned flow and improved by the critics' gradient."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch as th
@@ -70,12 +71,8 @@ class FQL(OneStepMixin, GCPOffPolicyAlgorithm):
         """See :meth:`ogpo_sb3.common.one_step.OneStepMixin._one_step_value`."""
         return self._one_step_value(batch)
 
-    def _pretrain_with_critic(self) -> None:
-        self._update_one_step(self._demonstrated(self.actor_batch_size), q_weight=0.0)
-
-    def _warm_up(self, batch_size: int) -> None:
-        self._update_critic(batch_size)
-        self._update_one_step(self._sample(self.actor_batch_size), q_weight=0.0)
+    def _update_beside_critics(self, sample: Callable[[int], ChunkReplaySamples]) -> None:
+        self._update_one_step(sample(self.actor_batch_size), q_weight=0.0)
 
     def _update_actor(self) -> None:
         self._update_one_step_and_flow()

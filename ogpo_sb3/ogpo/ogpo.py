@@ -330,15 +330,13 @@ class OGPO(ImaginationMixin, OneStepMixin, GCPOffPolicyAlgorithm):
         next_q = self.critic_target(batch.next_observations, next_actions.unflatten(0, (-1, n)))
         return next_value(next_q, self.q_agg, self._next_pessimism if n == 1 and self.penalty is not None else None)
 
-    def _pretrain_with_critic(self) -> None:
-        if self.extraction == "fql":
-            self._update_one_step(self._demonstrated(self.actor_batch_size), q_weight=0.0)
+    def _update_beside_critics(self, sample: Callable[[int], ChunkReplaySamples]) -> None:
+        if self.extraction == "fql":  # it acts from the first update on
+            self._update_one_step(sample(self.actor_batch_size), q_weight=0.0)
 
     def _warm_up(self, batch_size: int) -> None:
         super()._warm_up(batch_size)
-        if self.extraction == "fql":  # it acts from the first update on
-            self._update_one_step(self._sample(self.actor_batch_size), q_weight=0.0)
-        elif self.baseline == "value":  # advantages over an untrained one would all have one sign
+        if self.baseline == "value":  # advantages over an untrained one would all have one sign
             self._run(self._value_warm_up, self._sample(self.actor_batch_size))
 
     def _update_actor(self) -> None:

@@ -149,7 +149,7 @@ _BALANCED: dict[str, Any] = {
     "tau": 0.05,
     "actor_tau": 0.05,
     "bc_coef": 0.02,
-    "policy_kwargs": dict(n_critics=2, noise_std=0.1, normalize_observations=True),
+    "policy_kwargs": dict(**_LEAN["policy_kwargs"], noise_std=0.1, normalize_observations=True),
 }
 # What is hard to clone is cloned to the end, for longer and by the residual network, which is far better at it.
 _CLONED_LONG: dict[str, Any] = dict(

@@ -224,9 +224,7 @@ def test_python_examples(block):
         elif isinstance(node, ast.Call):
             algorithm = getattr(ogpo_sb3, ast.unparse(node.func).split(".")[-1], None)
             if algorithm in ALGORITHMS.values():
-                assert {keyword.arg for keyword in node.keywords if keyword.arg} - set(
-                    constructor_arguments(algorithm)
-                ) == set()
+                assert {keyword.arg for keyword in node.keywords if keyword.arg} - {*constructor_arguments(algorithm)} == set()
     assert set(re.findall(r"ogpo/\w+-v0", block)) <= set(TASKS)
 
 

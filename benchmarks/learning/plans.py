@@ -277,7 +277,6 @@ COMBINATIONS: dict[str, Settings] = {
     # What saves time and cost nothing that one factor at a time could show, together: Adroit's presets since.
     "lean": {**_LEAN, "group_size": 4},
     "lean,group_size=16": _LEAN,
-    "lean,utd_actor=0.25": {**_LEAN, "group_size": 4, "utd_actor": 0.25},
 }
 
 # ``factors``: each variant changes one of them; ``variants``: named combinations; both with the base where it is named.

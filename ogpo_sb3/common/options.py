@@ -234,10 +234,14 @@ def check_action_noise(noise: Any, action_shape: tuple[int, ...], n_envs: int | 
         return
     if not isinstance(noise, ActionNoise):
         raise ValueError(f"action_noise must be an ActionNoise of Stable-Baselines3, found {noise!r}")
-    shape = np.shape(copy.deepcopy(noise)())  # of a copy: a correlated noise remembers what it gave
-    wanted = (n_envs or (shape[0] if len(shape) > len(action_shape) else 1), *action_shape)
-    if len(shape) > len(wanted) or any(found not in (1, want) for found, want in zip(shape[::-1], wanted[::-1], strict=False)):
-        raise ValueError(f"action_noise has shape {shape}, wanted {action_shape}, that of a decision's actions")
+    sample = np.asarray(copy.deepcopy(noise)())  # of a copy: a correlated noise remembers what it gave
+    rows = n_envs or (sample.shape[0] if sample.ndim > len(action_shape) else 1)
+    try:
+        np.broadcast_to(sample, (rows, *action_shape))
+    except ValueError:
+        raise ValueError(
+            f"action_noise has shape {sample.shape}, wanted {action_shape}, that of a decision's actions"
+        ) from None
 
 
 def check_critic_rate(utd_critic: float | None, gradient_steps: int | None) -> None:

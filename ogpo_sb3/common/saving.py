@@ -118,8 +118,9 @@ class ModelSavingMixin(BaseAlgorithm):
                 path.seek(start)
             assert data is not None, "No data found in the saved file"
             chunk_size = chunk_size_of(data["action_space"])
+            known = {*constructor_arguments(cls), *data}
             for name in kwargs:
-                check_known(f"attribute of {cls.__name__}", name, {*constructor_arguments(cls), *data})
+                check_known(f"attribute of {cls.__name__}", name, known)
             check_replacements(data, chunk_size, kwargs)
             kwargs.pop("chunk_size", None)  # follows from the action space
             if isinstance(env, gym.Env):
@@ -270,6 +271,16 @@ class SavingMixin(ModelSavingMixin, OffPolicyAlgorithm):
         :param truncate_last_traj: the environment starts afresh, so that nothing joins the last stored step
         :raises ValueError: no replay buffer, or one that does not suit the model, which keeps its own
         """
+        self._load_replay_buffer(path, truncate_last_traj, None if self.env is None else self.env.num_envs)
+
+    def _load_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool, n_envs: int | None
+    ) -> None:
+        """
+        :param path: see :meth:`load_replay_buffer`
+        :param truncate_last_traj: see :meth:`load_replay_buffer`
+        :param n_envs: environments that will fill it, None for any number
+        """
         own = self.replay_buffer
         try:
             if isinstance(path, str | pathlib.Path):
@@ -278,8 +289,7 @@ class SavingMixin(ModelSavingMixin, OffPolicyAlgorithm):
                     super().load_replay_buffer(file, truncate_last_traj)
             else:
                 super().load_replay_buffer(path, truncate_last_traj)
-            # Of a checkpoint, which is not truncated, the number is checked with the file's name
-            self._check_replay_buffer(self.env.num_envs if self.env is not None and truncate_last_traj else None)
+            self._check_replay_buffer(n_envs)
         # What pickle raises for half a file, and for a file that is none
         except (pickle.UnpicklingError, EOFError, AttributeError, AssertionError, IndexError, KeyError) as error:
             self.replay_buffer = own
@@ -314,7 +324,8 @@ class SavingMixin(ModelSavingMixin, OffPolicyAlgorithm):
 
     def _read_experience(self, archive: zipfile.ZipFile) -> None:
         with archive.open("replay_buffer.pkl") as member:
-            self.load_replay_buffer(io.BufferedReader(member), truncate_last_traj=False)  # type: ignore[type-var]
+            reader = io.BufferedReader(member)  # type: ignore[type-var]
+            self._load_replay_buffer(reader, truncate_last_traj=False, n_envs=None)  # that is checked with the file's name
 
     def _check_experience(self, path: pathlib.Path) -> None:
         if self.n_envs != self.replay_buffer.n_envs:

@@ -51,13 +51,13 @@ class EvaluateCallback(BaseCallback):
         check_choice("sampler", sampler, SAMPLERS)
         if isinstance(env, str) and ":" not in env and parse_env_id(env)[2] is not None:  # else gym.make finds out what it is
             gym.spec(env)
-        if csv_path is not None:
-            if os.path.isdir(csv_path):
-                raise ValueError(f"csv_path: {csv_path} is a folder, wanted a file")
-            check_folder(pathlib.Path(csv_path).parent, "csv_path")
-            _check_table(pathlib.Path(csv_path))
-        self.eval_freq, self.n_episodes, self.eval_env, self.sampler = int(eval_freq), n_episodes, env, sampler
         self.csv_path = None if csv_path is None else pathlib.Path(csv_path)
+        if self.csv_path is not None:
+            if self.csv_path.is_dir():
+                raise ValueError(f"csv_path: {csv_path} is a folder, wanted a file")
+            check_folder(self.csv_path.parent, "csv_path")
+            _check_table(self.csv_path)
+        self.eval_freq, self.n_episodes, self.eval_env, self.sampler = int(eval_freq), n_episodes, env, sampler
         self._next = 0
 
     def _on_training_start(self) -> None:
